@@ -1,0 +1,130 @@
+"""run(stream): the one place where the order of events stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from clray import recording
+from clray.evaluation import tasks as examples
+from clray.lineage.generation import Generation
+from clray.outcome import Outcome, line_outcome
+from clray.planner import Line, Plan, PlannedStage, make_plan, now, prepare_stage
+from clray.recording import Recorder
+from clray.session import Session
+from clray.spec.stream import Stream
+from clray.summary import arithmetic
+from clray.train.order import Progress, StageOrder
+
+
+class Watcher(Protocol):
+    """Whoever looks on while a stream runs."""
+
+    def say(self, text: str) -> None:
+        """Something happened."""
+
+    def training(self, line: str, stage: str, progress: Progress) -> None:
+        """A stage trains."""
+
+    def measuring(self, stage: str, task: str, done: int, of: int) -> None:
+        """A generation is measured."""
+
+
+def run(stream: Stream, watch: Watcher) -> Outcome:
+    """The outcome of the stream and its controls: generations, score matrices and metrics.
+
+    What is in the store already is taken, not made again: the same stream trains nothing, an edited stage
+    rebuilds from there on as a branch, and a run that was killed goes on with the stage it stopped in.
+    """
+    started = time.monotonic()
+    plan = make_plan(stream)
+    recorder = Recorder(plan)
+    built: set[str] = set()
+    with Session(plan) as session, recorder:
+        prepare(plan, session, watch)
+        for line in plan.lines:
+            parent = line.base.generation
+            recorder.record(line, parent)
+            measure(plan, parent, session, watch)
+            for planned in line.stages:
+                generation = plan.store.generation(planned.key)
+                if generation is None:
+                    generation = build(plan, line, planned, session, watch)
+                    built.add(generation.key)
+                recorder.record(line, generation)
+                measure(plan, generation, session, watch)
+            recorder.score(line_outcome(plan, line), line)
+        outcome = look(stream, built=built, seconds=time.monotonic() - started, versions=recorder.versions)
+        recorder.publish(outcome)
+    return outcome
+
+
+def evaluate(stream: Stream, watch: Watcher) -> Outcome:
+    """The outcome of measuring the stream's generations that are there, on every task. Trains nothing."""
+    started = time.monotonic()
+    plan = make_plan(stream)
+    recorder = Recorder(plan)
+    with Session(plan) as session, recorder:
+        for line in plan.lines:
+            for key in line.keys:
+                generation = plan.store.generation(key)
+                if generation is not None:
+                    measure(plan, generation, session, watch)
+            recorder.score(line_outcome(plan, line), line)
+        return look(stream, seconds=time.monotonic() - started, versions=recorder.versions)
+
+
+def look(stream: Stream, built: Iterable[str] = (), seconds: float = 0.0, versions: dict[str, str] | None = None) -> Outcome:
+    """The outcome as far as it is in the store; starts and makes nothing."""
+    plan = make_plan(stream)
+    return Outcome(plan=plan, lines=tuple(line_outcome(plan, line) for line in plan.lines), built=frozenset(built),
+                   created=now(), seconds=seconds, versions=versions or {})
+
+
+def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
+    """Checks and prepares all data that is still wanted, before anything is trained."""
+    if not plan.missing and not plan.missing_cells:
+        watch.say("every generation and score is in the store: nothing to train, nothing to measure")
+        return
+    session.connect()
+    if plan.missing:
+        session.group.start()
+    missing = {stage.key for stage in plan.missing}
+    for line in plan.lines:
+        for planned in line.stages:
+            if planned.key in missing and planned.key not in session.prepared:
+                session.prepared[planned.key] = prepare_stage(planned, plan.store, line)
+                watch.say(arithmetic(line, session.prepared[planned.key]))
+    for task in plan.tasks:
+        examples.prepare(task, plan.store)
+
+
+def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Generation:
+    """Trains the stage and commits the generation."""
+    prepared = session.prepared[planned.key]
+    model = line.stream.model
+    result = session.group.train(
+        StageOrder(
+            storage=plan.store.root, key=planned.key, parent=planned.parent, mixture=prepared.mixture.digest,
+            recipe=planned.recipe.resolved, seed=planned.seed, compute=line.stream.compute.model_dump(mode="json"),
+            attention=model.attention, trust_remote_code=model.trust_remote_code,
+        ),
+        lambda progress: watch.training(line.name, planned.stage.name, progress),
+    )
+    generation = recording.generation(planned, prepared, result)
+    plan.store.write_json(f"generations/{planned.key}/curve.json", result.curve)
+    plan.store.commit(generation)
+    watch.say(f"{line.name} · {planned.stage.name}: generation {generation.short}, "
+              f"{result.training['tokens_per_second']:,.0f} tokens/s, {result.training['seconds']:.0f} s")
+    return generation
+
+
+def measure(plan: Plan, generation: Generation, session: Session, watch: Watcher) -> None:
+    """Scores the generation on every task that it has no score for yet."""
+    wanted = [task for task in plan.tasks if plan.store.score(generation.key, task.digest) is None]
+    if wanted:
+        session.make_room_for_scoring()
+        cells = [(task, examples.prepare(task, plan.store)) for task in wanted]
+        session.pool.measure(generation.key, cells, plan.store,
+                             lambda task, done, of: watch.measuring(generation.stage_name, task, done, of))

@@ -1,0 +1,77 @@
+"""What a stage costs: FLOPs, time and memory, from the shape of the model. Estimates, printed before spending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clray.spec.stream import Compute
+
+CPU_FLOPS_PER_SECOND = 3e10
+GPU_FLOPS_PER_SECOND = 3e14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Tokens and targets that a stage trains on, its FLOPs, seconds, and bytes on each device."""
+
+    tokens: int
+    targets: int
+    flops: float
+    seconds: float
+    bytes_per_device: float
+
+
+def model_shape(config: Any, parameters: int) -> dict[str, int]:
+    """Numbers of a Hugging Face config that the cost depends on."""
+    text = config.get_text_config()
+    return {"parameters": parameters, "hidden": int(text.hidden_size), "layers": int(text.num_hidden_layers),
+            "vocabulary": int(text.vocab_size), "tied": int(bool(getattr(text, "tie_word_embeddings", False)))}
+
+
+def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int, full: bool) -> float:
+    """FLOPs of forward and backward over the tokens.
+
+    6 a weight and token in full training, 4 with a frozen backbone (no weight gradient), weights without the
+    embedding look-up; the projection counts at target positions alone; causal attention adds
+    6 * layers * width * length a token (Chowdhery et al., arXiv 2204.02311, appendix B, halved by the mask).
+    """
+    embedding = shape["vocabulary"] * shape["hidden"]
+    body = shape["parameters"] - embedding * (1 if shape["tied"] else 2)
+    factor = 6 if full else 4
+    return (factor * body * tokens + factor * embedding * targets
+            + 6.0 * shape["layers"] * shape["hidden"] * sequence_length * tokens)
+
+
+def lora_parameters(shape: dict[str, int], rank: int) -> int:
+    """Weights of a LoRA on all linear modules of a Llama-shaped block, roughly."""
+    return shape["layers"] * rank * shape["hidden"] * 20
+
+
+def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> float:
+    """Bytes on each device: weights, gradients and AdamW's two moments, parted by ZeRO, and activations.
+
+    16 bytes a trained weight in fp32 and in bf16 with an fp32 master copy alike; a frozen one takes its own.
+    """
+    full = recipe["adapter"]["kind"] == "full"
+    trained = shape["parameters"] if full else lora_parameters(shape, recipe["adapter"]["rank"])
+    width = 4 if recipe["precision"] == "fp32" else 2
+    ranks = compute.workers
+    weights = width * shape["parameters"] / (ranks if compute.zero_stage == 3 else 1)
+    gradients = width * trained / (ranks if compute.zero_stage >= 2 else 1)
+    moments = (8 if recipe["precision"] == "fp32" else 12) * trained / (ranks if compute.zero_stage >= 1 else 1)
+    held = 0 if compute.offload == "cpu" and compute.zero_stage >= 1 else moments
+    layers = 2 if compute.gradient_checkpointing else 16 * shape["layers"]
+    activations = width * compute.micro_batch * recipe["sequence_length"] * shape["hidden"] * layers
+    return weights + gradients + held + activations
+
+
+def estimate(*, shape: dict[str, int], recipe: dict[str, Any], compute: Compute, tokens: int, targets: int,
+             speeds: Sequence[float]) -> Cost:
+    """The cost of a stage; `speeds` are FLOP/s that earlier generations of the store reached, oldest first."""
+    amount = flops(shape, tokens, targets, recipe["sequence_length"], recipe["adapter"]["kind"] == "full")
+    guess = (GPU_FLOPS_PER_SECOND if compute.gpus_per_worker else CPU_FLOPS_PER_SECOND) * compute.workers
+    speed = next((s for s in reversed(speeds) if s), guess)
+    return Cost(tokens=tokens, targets=targets, flops=amount, seconds=amount / speed,
+                bytes_per_device=memory(shape, recipe, compute))

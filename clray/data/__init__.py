@@ -1,0 +1,1 @@
+"""Ray Data: sources -> records -> tokens -> packed shards; mixtures."""

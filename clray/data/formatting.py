@@ -1,0 +1,133 @@
+"""How a record becomes tokens. Training and measuring go through here, so they see the same text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clray.errors import DataError
+from clray.spec.stream import Format
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, and for each whether it is a target of the loss."""
+
+    ids: list[int]
+    targets: list[bool]
+
+
+def start_token(tokenizer: Any) -> int:
+    """The token that every sequence starts with: bos, else eos, so that the first real token is predicted."""
+    return int(tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id)
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of the bare text, without special tokens."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def encode_document(tokenizer: Any, text: str) -> Encoded:
+    """A document between start and end tokens; all but the start token are targets."""
+    ids = [start_token(tokenizer), *text_ids(tokenizer, text), tokenizer.eos_token_id]
+    return Encoded(ids, [False] + [True] * (len(ids) - 1))
+
+
+def prompt_text(record: dict[str, Any], form: Format) -> str:
+    """The prompt of an instruction record under a text template; an empty input leaves no gap."""
+    text = form.prompt.replace("{instruction}", str(record.get("instruction", "")).strip("\n "))
+    given = str(record.get("input") or "")
+    if not given:
+        text = text.replace("\n\n{input}", "").replace("\n{input}", "")
+    return text.replace("{input}", given)
+
+
+def encode_prompt(tokenizer: Any, record: dict[str, Any], form: Format) -> list[int]:
+    """Token ids of everything before the answer."""
+    if form.prompt == "chat" or "messages" in record:
+        messages = _messages(record)
+        prompt = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        return _chat_ids(tokenizer, prompt, generation=True)
+    return [start_token(tokenizer), *text_ids(tokenizer, prompt_text(record, form))]
+
+
+def encode_answer(tokenizer: Any, answer: str, form: Format) -> list[int]:
+    """Token ids of an answer as it follows the prompt, with the end-of-sequence token."""
+    text = answer if form.prompt == "chat" else form.answer.replace("{output}", answer)
+    return [*text_ids(tokenizer, text), tokenizer.eos_token_id]
+
+
+def encode_example(tokenizer: Any, record: dict[str, Any], form: Format, limit: int, place: str) -> Encoded | None:
+    """Prompt and answer of at most `limit` tokens, loss on the answer only; None where it is to be left out.
+
+    Chat records with several assistant turns take loss on each of them. Raises DataError where an example
+    is longer than `limit` and the format says `overlong: error`.
+    """
+    if "messages" in record:
+        encoded = _encode_chat(tokenizer, record, place)
+        if len(encoded.ids) <= limit:
+            return encoded
+        first = encoded.targets.index(True)
+        prompt, answer = encoded.ids[:first], encoded.ids[first:]
+        if not all(encoded.targets[first:]) and form.overlong != "skip":
+            raise DataError(f"{place}: the conversation has {len(encoded.ids)} tokens, {limit} fit; raise "
+                            "sequence_length, shorten it, or set format.overlong=skip")
+    else:
+        prompt = encode_prompt(tokenizer, record, form)
+        answer = encode_answer(tokenizer, str(record["output"]), form)
+    fitted = fit_prompt(prompt, len(answer), limit, form, place)
+    if fitted is None:
+        return None
+    return Encoded(fitted + answer, [False] * len(fitted) + [True] * len(answer))
+
+
+def fit_prompt(prompt: list[int], answer: int, limit: int, form: Format, place: str) -> list[int] | None:
+    """The prompt cut so that `answer` more tokens fit into `limit`; None where the example is left out.
+
+    `overlong: truncate` cuts the middle out: instructions stand at the start, the call for the answer at
+    the end. At least 8 tokens of prompt must remain.
+    """
+    room = limit - answer
+    if len(prompt) <= room:
+        return prompt
+    if form.overlong == "skip":
+        return None
+    if form.overlong == "error" or room < 8:
+        raise DataError(
+            f"{place}: the prompt ({len(prompt)} tokens) leaves no room for its answer ({answer} tokens) in "
+            f"{limit} tokens; raise sequence_length, or set format.overlong to truncate or skip"
+        )
+    head = (room + 1) // 2
+    return prompt[:head] + prompt[len(prompt) - (room - head):]
+
+
+def _messages(record: dict[str, Any]) -> list[dict[str, str]]:
+    if "messages" in record:
+        return list(record["messages"])
+    content = "\n\n".join(part for part in (record.get("instruction"), record.get("input")) if part)
+    return [{"role": "user", "content": content}]
+
+
+def _chat_ids(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> list[int]:
+    if not tokenizer.chat_template:
+        raise DataError("the tokenizer has no chat template; give format.prompt a text template with "
+                        "{instruction} and {input}, or use records with instruction and output")
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    return text_ids(tokenizer, text)
+
+
+def _encode_chat(tokenizer: Any, record: dict[str, Any], place: str) -> Encoded:
+    messages = record["messages"]
+    ids: list[int] = []
+    targets: list[bool] = []
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _chat_ids(tokenizer, messages[:turn], generation=True)
+        after = _chat_ids(tokenizer, messages[: turn + 1], generation=False)
+        if after[: len(before)] != before or before[: len(ids)] != ids:
+            raise DataError(f"{place}: the chat template rewrites earlier turns, so the loss cannot be limited to "
+                            f"turn {turn + 1}; keep only the last assistant turn in a record")
+        targets += [False] * (len(before) - len(ids)) + [True] * (len(after) - len(before))
+        ids = after
+    return Encoded(ids, targets)

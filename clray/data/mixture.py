@@ -1,0 +1,173 @@
+"""What a stage really trains on: its own records plus replayed ones, packed into shards on Ray Data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clray.data.manifest import Manifest, Part, read_parts, write_part
+from clray.data.packing import best_fit_decreasing, cut
+from clray.lineage.key import digest
+from clray.lineage.store import Store
+from clray.replay.draw import Draw, Index
+
+VERSION = 1
+ROWS_PER_PART = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSpec:
+    """The record sets of a mixture: the stage's own first, then each earlier stage with its draw."""
+
+    stage: str
+    own: Manifest
+    past: tuple[Manifest, ...]
+    draws: tuple[Draw, ...]
+    sequence_length: int
+
+    @property
+    def digest(self) -> str:
+        """Address of the mixture: content and draws, not names."""
+        draws = [[draw.origin.digest, draw.rows.tolist()] for draw in self.draws]
+        return digest([VERSION, self.own.digest, draws, self.sequence_length])
+
+    @property
+    def num_parts(self) -> int:
+        """Number of shard files, by the examples alone."""
+        return max(1, math.ceil((self.own.rows + sum(len(draw.rows) for draw in self.draws)) / ROWS_PER_PART))
+
+    @property
+    def names(self) -> list[str]:
+        """Stage of each origin; origin 0 is the stage itself."""
+        return [self.stage, *(draw.origin.name for draw in self.draws)]
+
+
+def index_of(store: Store, name: str, manifest: Manifest) -> Index:
+    """What a replay draw needs to know of a record set."""
+    tokens = read_parts(store, manifest, ["num_tokens"])["num_tokens"].to_numpy().astype(np.int64)
+    return Index(name, manifest.digest, tokens)
+
+
+def prepare(spec: MixtureSpec, store: Store) -> Manifest:
+    """The packed shards of the mixture: taken from the store, or made on Ray Data and committed.
+
+    Each row holds the ids and targets of one packed sequence, the lengths of its segments and the origin
+    of each. The provenance counts examples, tokens and targets of each origin.
+    """
+    folder = f"mixtures/{spec.digest}"
+    known = Manifest.load(store, folder)
+    if known:
+        return known
+    from clray.ray_session import run_dataset
+
+    units = _units(spec)
+    read = functools.partial(_read, units=units, store=store, num_parts=spec.num_parts)
+    pack = functools.partial(_pack, store=store, folder=folder, capacity=spec.sequence_length,
+                             num_origins=len(spec.names))
+    rows = run_dataset(
+        lambda data: data.from_items([{"unit": number} for number in range(len(units))], override_num_blocks=len(units))
+        .map_batches(read, batch_size=1, batch_format="pyarrow")
+        .groupby("part", num_partitions=spec.num_parts)
+        .map_groups(pack, batch_format="pyarrow")
+    )
+    counts = [row.pop("counts") for row in rows]
+    manifest = Manifest(
+        digest=spec.digest,
+        folder=folder,
+        parts=tuple(sorted((Part(**row) for row in rows), key=lambda part: part.name)),
+        provenance={"sequence_length": spec.sequence_length, "origins": _origins(spec.names, counts),
+                    "records": [spec.own.digest, *(draw.origin.digest for draw in spec.draws)]},
+    )
+    manifest.commit(store)
+    return manifest
+
+
+def _origins(names: Sequence[str], counts: Sequence[list[list[int]]]) -> list[dict[str, Any]]:
+    totals = np.sum(np.asarray(counts, dtype=np.int64), axis=0)
+    return [{"stage": name, "rows": int(rows), "tokens": int(tokens), "targets": int(targets)}
+            for name, (rows, tokens, targets) in zip(names, totals, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A record file, the origin it belongs to, and which of its rows are wanted (None: all)."""
+
+    manifest: Manifest
+    part: str
+    origin: int
+    rows: Any
+
+
+def _units(spec: MixtureSpec) -> list[_Unit]:
+    wanted = [(spec.own, None), *((m, d.rows) for m, d in zip(spec.past, spec.draws, strict=True) if len(d.rows))]
+    origins = [0, *(i for i, d in enumerate(spec.draws, 1) if len(d.rows))]
+    units = []
+    for origin, (manifest, rows) in zip(origins, wanted, strict=True):
+        start = 0
+        for part in manifest.parts:
+            inside = None if rows is None else rows[(rows >= start) & (rows < start + part.rows)] - start
+            if inside is None or len(inside):
+                units.append(_Unit(manifest, part.name, origin, inside))
+            start += part.rows
+    return units
+
+
+def _read(batch: pa.Table, units: list[_Unit], store: Store, num_parts: int) -> pa.Table:
+    tables = []
+    for number in batch["unit"].to_pylist():
+        unit = units[number]
+        folder = store.fetch(unit.manifest.folder)
+        table = pa.ipc.open_file(pa.memory_map(str(folder / unit.part))).read_all()
+        table = table if unit.rows is None else table.take(pa.array(unit.rows))
+        part = [int(name[8:16], 16) % num_parts for name in table["digest"].to_pylist()]
+        tables.append(table.append_column("origin", pa.array([unit.origin] * table.num_rows, pa.int32()))
+                      .append_column("part", pa.array(part, pa.int32())))
+    return pa.concat_tables(tables)
+
+
+def _pack(table: pa.Table, store: Store, folder: str, capacity: int, num_origins: int) -> pa.Table:
+    """Packs the examples of one part into rows, writes them, and returns the manifest entry as a row."""
+    number = table["part"][0].as_py()
+    table = table.sort_by([("origin", "ascending"), ("digest", "ascending")]).combine_chunks()
+    lengths, origins = table["num_tokens"].to_pylist(), table["origin"].to_pylist()
+    pieces = cut(lengths, capacity)
+    rows = best_fit_decreasing([piece.length for piece in pieces], capacity)
+    ids, targets = (table[name].combine_chunks() for name in ("ids", "targets"))
+    id_values, target_values = ids.flatten().to_numpy(), targets.flatten().to_numpy(zero_copy_only=False)
+    starts = ids.offsets.to_numpy()
+
+    def tokens(values: np.ndarray, row: list[int], context: bool) -> np.ndarray:
+        parts = []
+        for piece in (pieces[index] for index in row):
+            part = values[starts[piece.example] + piece.start: starts[piece.example] + piece.stop].copy()
+            if context:
+                part[: max(1, piece.context)] = False
+            parts.append(part)
+        return np.concatenate(parts)
+
+    packed_targets = [tokens(target_values, row, True) for row in rows]
+    packed = pa.table({
+        "ids": pa.array([tokens(id_values, row, False) for row in rows], pa.list_(pa.int32())),
+        "targets": pa.array(packed_targets, pa.list_(pa.bool_())),
+        "segments": pa.array([[pieces[i].length for i in row] for row in rows], pa.list_(pa.int32())),
+        "origins": pa.array([[origins[pieces[i].example] for i in row] for row in rows], pa.list_(pa.int16())),
+        "num_tokens": pa.array([sum(pieces[i].length for i in row) for row in rows], pa.int32()),
+        "num_targets": pa.array([int(t.sum()) for t in packed_targets], pa.int32()),
+    })
+    part = write_part(store, folder, number, packed)
+    counts = np.zeros((num_origins, 3), dtype=np.int64)
+    np.add.at(counts, origins, np.stack([np.ones(len(lengths)), lengths, table["num_targets"].to_numpy()], axis=1)
+              .astype(np.int64))
+    return pa.Table.from_pylist([{**dataclasses.asdict(part), "counts": counts.tolist()}])
+
+
+def count_rows(lengths: Sequence[int], capacity: int) -> int:
+    """Number of packed rows that examples of these lengths make in one part."""
+    return len(best_fit_decreasing([piece.length for piece in cut(lengths, capacity)], capacity))

@@ -1,0 +1,218 @@
+"""Sources -> validated, deduplicated, tokenised records, on Ray Data. Content-addressed and reused."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from clray.data import formatting
+from clray.data.manifest import Manifest, Part, write_part
+from clray.data.sources import Opened, Unit, open_source, read_unit
+from clray.errors import DataError
+from clray.lineage.key import digest
+from clray.lineage.store import Store
+from clray.spec.stream import Format, Source
+
+VERSION = 1
+BYTES_PER_PART = 1 << 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSpec:
+    """What a set of tokenised records is made of; its digest is the set's address."""
+
+    kind: str
+    sources: tuple[Opened, ...]
+    tokenizer: str
+    tokenizer_digest: str
+    form: Format
+    limit: int
+
+    @property
+    def digest(self) -> str:
+        """Address of the record set. Only instructions depend on the format and the sequence length."""
+        shape = [self.form.model_dump(mode="json"), self.limit] if self.kind == "instruct" else []
+        return digest([VERSION, self.kind, [s.digest for s in self.sources], self.tokenizer_digest, shape])
+
+    @property
+    def num_parts(self) -> int:
+        """Number of shard files, by the bytes of the sources alone."""
+        return max(1, math.ceil(sum(s.num_bytes for s in self.sources) / BYTES_PER_PART))
+
+
+def open_sources(sources: Iterable[Source], store: Store) -> tuple[Opened, ...]:
+    """The sources with their files found and digested."""
+    return tuple(open_source(source, store) for source in sources)
+
+
+def prepare(spec: RecordSpec, store: Store) -> Manifest:
+    """The record set of the spec: taken from the store, or made on Ray Data and committed.
+
+    Each row holds digest, ids, targets, num_tokens, num_targets. Rows are sorted by digest within a part
+    and stand once, so the set does not depend on the order or layout of the files. Raises DataError with
+    file and line at the first record that does not fit.
+    """
+    folder = f"records/{spec.digest}"
+    known = Manifest.load(store, folder)
+    if known:
+        return known
+    from clray.ray_session import run_dataset
+
+    units = [unit for source in spec.sources for unit in source.units]
+    encode = functools.partial(_encode_batch, spec=spec)
+    write = functools.partial(_write_unique, store=store, folder=folder)
+    parts = run_dataset(
+        lambda data: data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
+        .map_batches(functools.partial(_read_batch, units=units, kind=spec.kind), batch_size=1, batch_format="pyarrow")
+        .map_batches(encode, batch_size=512, batch_format="pyarrow")
+        .groupby("part", num_partitions=spec.num_parts)
+        .map_groups(write, batch_format="pyarrow")
+    )
+    left_out = {name: sum(part.pop(name) for part in parts) for name in ("duplicates", "overlong")}
+    manifest = Manifest(
+        digest=spec.digest,
+        folder=folder,
+        parts=tuple(sorted((Part(**part) for part in parts), key=lambda p: p.name)),
+        provenance={"kind": spec.kind, "sources": [source.provenance for source in spec.sources], **left_out},
+    )
+    if not manifest.rows:
+        raise DataError(f"{_names(spec)}: no record is left to train on ({left_out['overlong']} are longer "
+                        f"than {spec.limit} tokens); raise sequence_length, or set format.overlong=truncate")
+    manifest.commit(store)
+    return manifest
+
+
+def read(sources: tuple[Opened, ...], kind: str) -> list[tuple[dict[str, Any], str]]:
+    """All records of the sources in file order, checked for the kind's fields, each with its place."""
+    from clray.ray_session import run_dataset
+
+    units = [unit for source in sources for unit in source.units]
+    rows = run_dataset(
+        lambda data: data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
+        .map_batches(functools.partial(_read_batch, units=units, kind=kind), batch_size=1, batch_format="pyarrow")
+    )
+    return [(json.loads(row["record"]), row["place"]) for row in rows]
+
+
+def _names(spec: RecordSpec) -> str:
+    return ", ".join(source.provenance["source"] for source in spec.sources)
+
+
+def _read_batch(batch: pa.Table, units: list[Unit], kind: str) -> Iterator[pa.Table]:
+    """Streams the units' records as JSON text with their place, checked for the fields that the kind needs."""
+    for index in batch["unit"].to_pylist():
+        rows: list[tuple[str, str]] = []
+        place = ""
+        for raw, place in read_unit(units[index]):
+            record = normalise(raw, kind, units[index].source, place)
+            rows.append((json.dumps(record, ensure_ascii=False), place))
+            if len(rows) == 4096:
+                yield _read_table(rows)
+                rows = []
+        if not place:
+            raise DataError(f"{', '.join(units[index].files) or units[index].source['source']}: holds no record; "
+                            "take the source out or fill it")
+        yield _read_table(rows)
+
+
+def _read_table(rows: list[tuple[str, str]]) -> pa.Table:
+    return pa.table({"record": pa.array([r for r, _ in rows], pa.string()),
+                     "place": pa.array([p for _, p in rows], pa.string())})
+
+
+def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str) -> dict[str, Any]:
+    """The record in clray's fields. DataError naming place, field and mend where one is missing or empty."""
+    names = {field: source["fields"].get(field, field) for field in ("text", "instruction", "input", "output",
+                                                                     "messages", "choices")}
+    record = {field: raw[name] for field, name in names.items() if raw.get(name) is not None}
+    if source["instruction"] is not None:
+        record.setdefault("instruction", source["instruction"])
+    if kind == "pretrain":
+        return {"text": _filled(record, "text", names, raw, place)}
+    if "messages" in record:
+        return {"messages": _checked_messages(record["messages"], place)}
+    _filled(record, "instruction", names, raw, place)
+    if not isinstance(record.get("output"), list):
+        record["output"] = _filled(record, "output", names, raw, place)
+    return {field: record[field] for field in ("instruction", "input", "output", "choices") if field in record}
+
+
+def _filled(record: dict[str, Any], field: str, names: dict[str, str], raw: dict[str, Any], place: str) -> str:
+    value = record.get(field)
+    if value is None:
+        raise DataError(f"{place}: the record has no '{names[field]}'; its fields are {', '.join(map(str, raw)) or 'none'}. "
+                        f"Map another with fields: {{{field}: NAME}}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DataError(f"{place}: '{names[field]}' must be text, found {type(value).__name__}")
+    if not value.strip():
+        raise DataError(f"{place}: '{names[field]}' is empty; leave the record out or fill it")
+    return value
+
+
+def _checked_messages(messages: Any, place: str) -> list[dict[str, str]]:
+    fits = isinstance(messages, list) and messages and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages)
+    if not fits or not any(m["role"] == "assistant" for m in messages):
+        raise DataError(f"{place}: 'messages' must be a list of {{role, content}} with at least one assistant turn")
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+@functools.lru_cache(maxsize=4)
+def tokenizer(folder: str) -> Any:
+    """The tokenizer of the folder, loaded once a process."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def _encode_batch(batch: pa.Table, spec: RecordSpec) -> pa.Table:
+    """Token ids and targets of each record (none where it is left out), its digest and its part."""
+    encoder = tokenizer(spec.tokenizer)
+    rows = []
+    for text, place in zip(batch["record"].to_pylist(), batch["place"].to_pylist(), strict=True):
+        record = json.loads(text)
+        if spec.kind == "pretrain":
+            encoded = formatting.encode_document(encoder, record["text"])
+        else:
+            encoded = formatting.encode_example(encoder, _single(record), spec.form, spec.limit, place)
+        rows.append(encoded or formatting.Encoded([], []))
+    return _record_table(rows, spec.num_parts)
+
+
+def _single(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with one output to train on: the first of several references."""
+    output = record.get("output")
+    return {**record, "output": output[0]} if isinstance(output, list) else record
+
+
+def _record_table(rows: list[formatting.Encoded], num_parts: int) -> pa.Table:
+    digests = [digest([row.ids, "".join("01"[t] for t in row.targets)]) for row in rows]
+    return pa.table({
+        "digest": pa.array(digests, pa.string()),
+        "ids": pa.array([row.ids for row in rows], pa.list_(pa.int32())),
+        "targets": pa.array([row.targets for row in rows], pa.list_(pa.bool_())),
+        "num_tokens": pa.array([len(row.ids) for row in rows], pa.int32()),
+        "num_targets": pa.array([sum(row.targets) for row in rows], pa.int32()),
+        "part": pa.array([int(d[:8], 16) % num_parts for d in digests], pa.int32()),
+    })
+
+
+def _write_unique(table: pa.Table, store: Store, folder: str) -> pa.Table:
+    """Writes one part, each digest once; returns its manifest entry and what was left out, as a row."""
+    number = table["part"][0].as_py()
+    table = table.sort_by("digest").drop_columns(["part"])
+    names, sizes = table["digest"].to_pylist(), table["num_tokens"].to_pylist()
+    filled = [index for index in range(len(names)) if sizes[index]]
+    keep = [index for index in filled if index == 0 or names[index] != names[index - 1]]
+    part = write_part(store, folder, number, table.take(keep))
+    counts = {"duplicates": len(filled) - len(keep), "overlong": len(names) - len(filled)}
+    return pa.Table.from_pylist([{**dataclasses.asdict(part), **counts}])

@@ -1,0 +1,202 @@
+"""Where records come from: files, globs, object stores, Hugging Face data sets, builtin text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from clray.errors import DataError
+from clray.lineage.key import digest
+from clray.lineage.store import Store
+from clray.spec.stream import Source
+
+TEXT, JSONL, PARQUET = (".txt", ".md", ".rst"), (".jsonl", ".ndjson"), (".parquet",)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one reading task reads: some files of one source, or a builtin or Hugging Face split whole."""
+
+    source: dict[str, Any]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a source: the URI to open it by, and its size and time."""
+
+    uri: str
+    info: fs.FileInfo
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source whose files are found: the reading units, the content digest and the bytes."""
+
+    units: tuple[Unit, ...]
+    digest: str
+    num_bytes: int
+    provenance: dict[str, Any]
+
+
+def open_source(source: Source, store: Store) -> Opened:
+    """Finds the files of the source and digests their content. DataError where there is nothing to read."""
+    scheme, _, name = source.source.partition(":")
+    plain = source.model_dump(mode="json")
+    if scheme == "builtin":
+        from clray.data import builtin
+
+        content = [platform.python_version(), hashlib.sha256(Path(builtin.__file__).read_bytes()).hexdigest()]
+        if name not in builtin.names():
+            raise DataError(f"source 'builtin:{name}' is not known; there are {', '.join(builtin.names())}")
+        return _opened(plain, ((),), content, 0, {"source": source.source, "split": source.split})
+    if scheme == "hf":
+        mark = _hub_dataset(name, source.split)._fingerprint
+        return _opened(plain, ((),), [mark], 0, {"source": source.source, "split": source.split, "fingerprint": mark})
+    files = _files(source.source)
+    contents = [_file_digest(file, store) for file in files]
+    groups = (tuple(f.uri for f in files),) if source.limit else tuple((f.uri,) for f in files)
+    provenance = {"source": source.source.partition("?")[0], "files": [
+        {"name": file.info.base_name, "bytes": file.info.size, "sha256": content}
+        for file, content in zip(files, contents, strict=True)]}
+    return _opened(plain, groups, contents, sum(file.info.size for file in files), provenance)
+
+
+def _opened(plain: dict[str, Any], groups: tuple[tuple[str, ...], ...], content: list[str], size: int,
+            provenance: dict[str, Any]) -> Opened:
+    shape = {name: plain[name] for name in ("split", "fields", "instruction", "limit")}
+    location = plain["source"] if plain["source"].startswith(("builtin:", "hf:")) else ""
+    return Opened(tuple(Unit(plain, files) for files in groups), digest([location, shape, sorted(content)]), size,
+                  provenance)
+
+
+def _filesystem(path: str) -> tuple[fs.FileSystem, str]:
+    if "://" in path:
+        filesystem, inner = fs.FileSystem.from_uri(path)
+        return filesystem, str(inner)
+    return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+
+
+def _files(pattern: str) -> list[File]:
+    remote, query = "://" in pattern, ""
+    if remote:
+        address, _, query = pattern.partition("?")
+        filesystem, path = _filesystem(f"{address}?{query}" if query else address)
+    else:
+        filesystem, path = _filesystem(pattern)
+    try:
+        infos = [info for info in _matches(filesystem, path) if info.path.endswith(TEXT + JSONL + PARQUET)]
+    except OSError as error:
+        raise DataError(f"source '{pattern}' cannot be read: {error}") from error
+    if not infos:
+        raise DataError(f"source '{pattern}': no such file (or none that ends in "
+                        f"{', '.join(JSONL + PARQUET + TEXT)}); check the path, the working directory is {Path.cwd()}")
+    prefix, suffix = (f"{pattern.split('://')[0]}://", f"?{query}" if query else "") if remote else ("", "")
+    return [File(f"{prefix}{info.path}{suffix}", info) for info in sorted(infos, key=lambda i: i.path)]
+
+
+def _matches(filesystem: fs.FileSystem, path: str) -> list[fs.FileInfo]:
+    """The files that the path, folder or glob names."""
+    if any(mark in path for mark in "*["):
+        root = path.split("*")[0].split("[")[0].rpartition("/")[0]
+        found = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+        return [info for info in found if info.is_file and PurePosixPath(info.path).match(path)]
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.Directory:
+        return [inner for inner in filesystem.get_file_info(fs.FileSelector(path)) if inner.is_file]
+    return [info] if info.is_file else []
+
+
+def _file_digest(file: File, store: Store) -> str:
+    """SHA-256 of the file, remembered by path, size and time of change."""
+    info = file.info
+    place = f"digests/{digest([info.path, info.size, info.mtime_ns])}.json"
+    known = store.read_json(place)
+    if known:
+        return str(known["sha256"])
+    content = hashlib.sha256()
+    filesystem, path = _filesystem(file.uri)
+    with filesystem.open_input_stream(path) as stream:
+        while block := stream.read(1 << 22):
+            content.update(block)
+    store.write_json(place, {"sha256": content.hexdigest()})
+    return content.hexdigest()
+
+
+def _hub_dataset(name: str, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"source 'hf:{name}' needs the package datasets: pip install 'clray[hub]'") from error
+    try:
+        return datasets.load_dataset(name, split=split)
+    except Exception as error:
+        raise DataError(f"source 'hf:{name}', split '{split}', cannot be loaded: {error}") from error
+
+
+def read_unit(unit: Unit) -> Iterator[tuple[dict[str, Any], str]]:
+    """The raw records of the unit, each with its place (file:line) for messages."""
+    source = unit.source
+    limit = source["limit"]
+    for count, item in enumerate(_read(source, unit.files)):
+        if limit is not None and count >= limit:
+            return
+        yield item
+
+
+def _read(source: dict[str, Any], files: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], str]]:
+    scheme, _, name = source["source"].partition(":")
+    if scheme == "builtin":
+        from clray.data import builtin
+
+        for number, record in enumerate(builtin.records(name, source["split"]), 1):
+            yield record, f"{source['source']}/{source['split']}:{number}"
+    elif scheme == "hf":
+        for number, record in enumerate(_hub_dataset(name, source["split"]), 1):
+            yield record, f"{source['source']}/{source['split']}:{number}"
+    else:
+        for file in files:
+            yield from _read_file(file)
+
+
+def _read_file(file: str) -> Iterator[tuple[dict[str, Any], str]]:
+    filesystem, path = _filesystem(file)
+    if path.endswith(PARQUET):
+        with filesystem.open_input_file(path) as handle:
+            number = 0
+            for batch in pq.ParquetFile(handle).iter_batches():
+                for record in batch.to_pylist():
+                    number += 1
+                    yield record, f"{file}:{number}"
+        return
+    with filesystem.open_input_stream(path) as stream:
+        content = stream.read()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}:{line}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
+    if path.endswith(TEXT):
+        yield {"text": text}, f"{file}:1"
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield _json_line(line, f"{file}:{number}"), f"{file}:{number}"
+
+
+def _json_line(line: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not valid JSON: {error.msg} at column {error.colno}; each line is one object") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: a record is a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,25 @@
+"""The errors that a person can mend. Every one ends a command with exit code 2 and one clear message."""
+
+
+class UserError(ValueError):
+    """A mistake in what was given to clray: says where, what, the limit, and the mend."""
+
+
+class SpecError(UserError):
+    """A stream file or an override that does not fit the specification."""
+
+
+class DataError(UserError):
+    """A source, record or example that cannot be trained or measured on."""
+
+
+class ModelError(UserError):
+    """A base model, tokenizer or adapter that cannot be used as asked."""
+
+
+class ResourceError(UserError):
+    """More workers, devices or memory asked for than there are."""
+
+
+class StorageError(UserError):
+    """A storage path or tracking server that cannot be read or written."""

@@ -1,0 +1,138 @@
+"""Scoring actors: they measure committed generations, cell by cell, never inside the training group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from clray.evaluation.outcomes import aggregate
+from clray.evaluation.tasks import TaskSpec
+from clray.lineage.store import Store
+from clray.ray_session import find_user_error
+from clray.spec.stream import Evaluation, Stream
+
+
+class Scorer:
+    """One scoring actor: keeps the last model in memory and scores slices of a task's examples."""
+
+    def __init__(
+        self, storage: str, evaluation: Evaluation, attention: str, trust: bool, threads: int
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._store = Store(storage)
+        self._evaluation = evaluation
+        self._options = (attention, trust)
+        self._device = torch.device(
+            "cuda" if torch.cuda.is_available() and evaluation.gpus_per_worker else "cpu"
+        )
+        self._key = ""
+        self._model: Any = None
+
+    def score(self, key: str, spec: TaskSpec, start: int, stop: int) -> list[dict[str, Any]]:
+        """Results of generation `key` on the task's examples start:stop, in order."""
+        from clray.data.records import tokenizer
+        from clray.evaluation import tasks
+        from clray.evaluation.choice import score_choices
+        from clray.evaluation.generate import generate_answers
+        from clray.evaluation.perplexity import score_documents
+
+        model, encoder = self._load(key, spec.precision), tokenizer(spec.tokenizer)
+        examples = tasks.load(self._store, spec.digest, spec.task.scorer)[start:stop]
+        budget = self._evaluation.batch_tokens
+        pad = encoder.pad_token_id if encoder.pad_token_id is not None else encoder.eos_token_id
+        match spec.task.scorer:
+            case "choice":
+                return score_choices(model, examples, batch_tokens=budget, pad_id=pad)
+            case "generate":
+                return generate_answers(
+                    model, encoder, examples, max_new_tokens=spec.task.max_new_tokens, batch_tokens=budget
+                )
+            case _:
+                return score_documents(
+                    model,
+                    examples,
+                    context=spec.context,
+                    stride=spec.context // 2,
+                    batch_tokens=budget,
+                    pad_id=pad,
+                )
+
+    def _load(self, key: str, precision: str) -> Any:
+        from clray.models.loading import load_model
+
+        if key != self._key:
+            self._model = None
+            self._model = load_model(self._store, key, precision, *self._options).to(self._device).eval()
+            self._key = key
+        return self._model
+
+
+class ScoringPool:
+    """The scoring actors of a stream, started once and kept."""
+
+    def __init__(self, stream: Stream) -> None:
+        import ray
+
+        evaluation = stream.evaluation
+        threads = 1 if os.environ.get("RAY_ADDRESS") else max(1, (os.cpu_count() or 1) // evaluation.workers)
+        actor = ray.remote(Scorer).options(
+            num_cpus=1, num_gpus=evaluation.gpus_per_worker, max_restarts=2, max_task_retries=2
+        )
+        self._shard = evaluation.shard_rows
+        self._actors = [
+            actor.remote(
+                stream.storage, evaluation, stream.model.attention, stream.model.trust_remote_code, threads
+            )
+            for _ in range(evaluation.workers)
+        ]
+
+    def measure(
+        self,
+        key: str,
+        cells: list[tuple[TaskSpec, int]],
+        store: Store,
+        watch: Callable[[str, int, int], None],
+    ) -> None:
+        """Scores the generation on each (task, number of examples), and keeps each cell as it is complete."""
+        import ray
+        from ray.util import ActorPool
+
+        shards = [
+            (task, start, min(start + self._shard, count))
+            for task, count in cells
+            for start in range(0, count, self._shard)
+        ]
+        pool = ActorPool(self._actors)
+        answers = pool.map(lambda actor, shard: actor.score.remote(key, *shard), shards)
+        results: dict[str, list[dict[str, Any]]] = {task.digest: [] for task, _ in cells}
+        sizes = {task.digest: count for task, count in cells}
+        try:
+            for done, (task, answer) in enumerate(
+                zip((task for task, *_ in shards), answers, strict=True), 1
+            ):
+                results[task.digest] += answer
+                watch(task.task.name, done, len(shards))
+                if len(results[task.digest]) == sizes[task.digest]:
+                    _keep(store, key, task, results.pop(task.digest))
+        except ray.exceptions.RayError as error:
+            raise find_user_error(error) or error from None
+
+    def release(self) -> None:
+        """Ends the actors and gives their CPUs and devices back."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+def _keep(store: Store, key: str, task: TaskSpec, results: list[dict[str, Any]]) -> None:
+    """Writes the outputs first and the cell last, so that a cell always has its outputs."""
+    store.write_json(f"outputs/{key}/{task.digest}.json", results)
+    store.write_score(
+        key,
+        task.digest,
+        {"task": task.task.name, "scorer": task.task.scorer, "metrics": aggregate(task.task.scorer, results)},
+    )

@@ -1,0 +1,56 @@
+"""From the results of single examples to the scores of a task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+Results = Sequence[dict[str, Any]]
+
+
+def aggregate(scorer: str, results: Results) -> dict[str, float]:
+    """The scores of a task from the results of all its examples, those of its shards one after the other.
+
+    choice: accuracy, n. generate: exact_match, rouge_l, answered (shares in [0, 1]), n. perplexity:
+    perplexity (of a token), bits_per_byte, n (documents), tokens, bytes; both are ratios of totals, so long
+    documents weigh more. The order of the results does not matter beyond rounding. Raises ValueError for an
+    unknown scorer or no results.
+    """
+    if scorer not in AGGREGATES:
+        raise ValueError(f"unknown scorer '{scorer}'; one of {', '.join(AGGREGATES)}")
+    if not results:
+        raise ValueError(f"no results of scorer '{scorer}' to aggregate; the task needs an example")
+    return {**AGGREGATES[scorer](results), "n": len(results)}
+
+
+def _choice(results: Results) -> dict[str, float]:
+    return {"accuracy": _mean(results, "correct")}
+
+
+def _generate(results: Results) -> dict[str, float]:
+    return {name: _mean(results, name) for name in ("exact_match", "rouge_l", "answered")}
+
+
+def _perplexity(results: Results) -> dict[str, float]:
+    nll, tokens, size = (math.fsum(r[name] for r in results) for name in ("nll", "tokens", "bytes"))
+    if not tokens or not size:
+        raise ValueError("the documents hold no token to score; give documents with text")
+    return {
+        "perplexity": math.exp(nll / tokens),
+        "bits_per_byte": nll / math.log(2) / size,
+        "tokens": int(tokens),
+        "bytes": int(size),
+    }
+
+
+def _mean(results: Results, name: str) -> float:
+    return fmean(float(result[name]) for result in results)
+
+
+AGGREGATES: dict[str, Callable[[Results], dict[str, float]]] = {
+    "choice": _choice,
+    "generate": _generate,
+    "perplexity": _perplexity,
+}

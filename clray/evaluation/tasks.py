@@ -1,0 +1,134 @@
+"""A task's examples: read on Ray Data, encoded once, kept under their content address."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from clray.data import formatting, records
+from clray.data.sources import Opened
+from clray.errors import DataError
+from clray.evaluation.choice import ChoiceExample
+from clray.evaluation.generate import GenerateExample
+from clray.evaluation.perplexity import Document
+from clray.lineage.key import digest
+from clray.lineage.store import Store
+from clray.spec.stream import Format, Task
+
+VERSION = 1
+EXAMPLES = {"choice": ChoiceExample, "generate": GenerateExample, "perplexity": Document}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A task as it is measured; its digest is the column's address in the scores."""
+
+    task: Task
+    sources: tuple[Opened, ...]
+    tokenizer: str
+    tokenizer_digest: str
+    form: Format
+    context: int
+    precision: str
+
+    @property
+    def digest(self) -> str:
+        """Everything that changes a score of this task, and nothing else."""
+        task = self.task
+        shape: list[Any] = [self.form.model_dump(mode="json")] if task.scorer != "perplexity" else []
+        shape += {"choice": [task.options], "generate": [task.max_new_tokens], "perplexity": []}[task.scorer]
+        return digest(
+            [
+                VERSION,
+                task.scorer,
+                [s.digest for s in self.sources],
+                self.tokenizer_digest,
+                self.context,
+                self.precision,
+                task.limit,
+                shape,
+            ]
+        )
+
+
+def prepare(spec: TaskSpec, store: Store) -> int:
+    """Number of the task's examples, which are then in the store. DataError where one cannot be measured."""
+    place = f"tasks/{spec.digest}/examples.json"
+    if not store.exists(place):
+        kind = "pretrain" if spec.task.scorer == "perplexity" else "instruct"
+        found = records.read(spec.sources, kind)[: spec.task.limit]
+        examples = _encode(spec, found)
+        if not examples:
+            raise DataError(
+                f"task '{spec.task.name}': no example can be measured; all are longer than {spec.context} tokens"
+            )
+        store.write_json(place, [dataclasses.asdict(example) for example in examples])
+    return len(store.read_json(place))
+
+
+def load(store: Store, task_digest: str, scorer: str) -> list[Any]:
+    """The encoded examples of a prepared task, in order."""
+    plain = json.loads(store.read_bytes(f"tasks/{task_digest}/examples.json"))
+    return [EXAMPLES[scorer](**{k: _frozen(v) for k, v in item.items()}) for item in plain]
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def _encode(spec: TaskSpec, found: list[tuple[dict[str, Any], str]]) -> list[Any]:
+    tokenizer = records.tokenizer(spec.tokenizer)
+    match spec.task.scorer:
+        case "perplexity":
+            return [_document(tokenizer, record["text"]) for record, _ in found]
+        case "generate":
+            made = [_generate(spec, tokenizer, record, place) for record, place in found]
+        case _:
+            shared = spec.task.options or _all_outputs(found)
+            made = [_choice(spec, tokenizer, record, place, shared) for record, place in found]
+    return [example for example in made if example is not None]
+
+
+def _document(tokenizer: Any, text: str) -> Document:
+    ids = [formatting.start_token(tokenizer), *formatting.text_ids(tokenizer, text)]
+    return Document(ids=tuple(ids), num_bytes=len(text.encode()))
+
+
+def _references(record: dict[str, Any]) -> tuple[str, ...]:
+    if "messages" in record:
+        return (record["messages"][-1]["content"],)
+    output = record["output"]
+    return tuple(map(str, output)) if isinstance(output, list) else (str(output),)
+
+
+def _generate(spec: TaskSpec, tokenizer: Any, record: dict[str, Any], place: str) -> GenerateExample | None:
+    prompt = formatting.encode_prompt(tokenizer, record, spec.form)
+    fitted = formatting.fit_prompt(prompt, spec.task.max_new_tokens, spec.context, spec.form, place)
+    return (
+        None if fitted is None else GenerateExample(prompt_ids=tuple(fitted), references=_references(record))
+    )
+
+
+def _choice(
+    spec: TaskSpec, tokenizer: Any, record: dict[str, Any], place: str, shared: tuple[str, ...]
+) -> ChoiceExample | None:
+    options = tuple(record.get("choices") or shared)
+    gold = _references(record)[0]
+    if gold not in options:
+        raise DataError(
+            f"{place}: the answer {gold!r} is none of the options {', '.join(map(repr, options[:8]))}"
+        )
+    answers = [formatting.encode_answer(tokenizer, option, spec.form) for option in options]
+    prompt = formatting.encode_prompt(tokenizer, record, spec.form)
+    fitted = formatting.fit_prompt(prompt, max(map(len, answers)), spec.context, spec.form, place)
+    if fitted is None:
+        return None
+    return ChoiceExample(
+        prompt_ids=tuple(fitted), options=tuple(map(tuple, answers)), gold=options.index(gold)
+    )
+
+
+def _all_outputs(found: list[tuple[dict[str, Any], str]]) -> tuple[str, ...]:
+    return tuple(sorted({_references(record)[0] for record, _ in found if "choices" not in record}))

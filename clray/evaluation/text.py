@@ -1,0 +1,63 @@
+"""Scores of written answers, for text in any script."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+import regex
+from rouge_score.rouge_scorer import RougeScorer
+
+# Scripts written without spaces between words, where a run of letters is not a word.
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}]--[{UNSPACED}]]+", regex.VERSION1)
+# Punctuation at an end is dropped, except where it is part of the answer: C#, 50%, -3, .5.
+ENDS = regex.compile(r"^(?:(?![-.]\p{N})[\p{P}\s])+|[\p{P}\s--[#%‰@&]]+$", regex.VERSION1)
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1.0 where the prediction equals a reference, both `normalised`, else 0.0.
+
+    Raises ValueError without references.
+    """
+    _require(references)
+    return float(normalised(prediction) in {normalised(reference) for reference in references})
+
+
+def normalised(text: str) -> str:
+    """The text in Unicode form NFKC, caseless, runs of white space as one space, no punctuation at the ends.
+
+    English articles stay, since the rule has to hold in every language. A text of punctuation alone is kept.
+    """
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    plain = " ".join(plain.split())
+    return ENDS.sub("", plain) or plain
+
+
+def rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """ROUGE-L F1 in [0, 1] against the best of the references. Raises ValueError without references.
+
+    rouge-score's own value for English. Its default tokenizer knows a-z and 0-9 only and gives 0 for
+    identical Chinese; `AnyScript` stands in for it.
+    """
+    _require(references)
+    return float(_scorer().score_multi(list(references), prediction)["rougeL"].fmeasure)
+
+
+class AnyScript:
+    """A tokenizer for rouge-score: words, or single characters in scripts written without spaces."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """The caseless tokens of the text; combining marks stay with their letter."""
+        return list(TOKEN.findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
+@cache
+def _scorer() -> RougeScorer:
+    return RougeScorer(["rougeL"], tokenizer=AnyScript())
+
+
+def _require(references: Sequence[str]) -> None:
+    if isinstance(references, str) or not references:
+        raise ValueError(f"references must be a list of one text or more, got {references!r}")

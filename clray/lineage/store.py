@@ -1,0 +1,147 @@
+"""The storage path: data, generations and scores as files, on a disk or in an object store.
+
+    records/<digest>/     tokenised record sets          manifest.json committed last
+    mixtures/<digest>/    packed shards                  manifest.json committed last
+    generations/<key>/    weights/ and generation.json   generation.json committed last
+    scores/<key>/         one JSON file a task           each written whole
+
+A folder without its last file does not exist: whatever is killed half-way is simply made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from clray.errors import StorageError
+from clray.lineage.generation import Generation
+
+
+class Store:
+    """Reads and writes below one root, which is a local folder or an object-store URI."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root if "://" in root else str(Path(root).expanduser().absolute())
+        try:
+            self.fs, self.base = fs.FileSystem.from_uri(self.root) if "://" in root else (fs.LocalFileSystem(), self.root)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"storage '{root}' cannot be opened: {error}. Give a folder, or an s3:// or gs:// URI "
+                               "whose credentials are in the environment.") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.root,)
+
+    @property
+    def local(self) -> bool:
+        """Whether the store is a folder of this machine (or a network disk mounted on it)."""
+        return isinstance(self.fs, fs.LocalFileSystem)
+
+    def path(self, relative: str) -> str:
+        """`relative` as the file system of the store names it."""
+        return f"{self.base.rstrip('/')}/{relative}"
+
+    def uri(self, relative: str) -> str:
+        """`relative` as a URI without credentials, for records and people."""
+        return f"file://{self.path(relative)}" if self.local else f"{self.fs.type_name}://{self.path(relative)}"
+
+    def check_writable(self) -> None:
+        """Raises StorageError where nothing can be written and read back."""
+        probe = f".clray-probe-{uuid.uuid4().hex}"
+        try:
+            self.write_bytes(probe, b"clray")
+            self.fs.delete_file(self.path(probe))
+        except OSError as error:
+            raise StorageError(f"storage '{self.root}' is not writable: {error}. Make the folder writable, or give "
+                               "another with storage=PATH.") from error
+
+    def exists(self, relative: str) -> bool:
+        """Whether the file is there."""
+        return bool(self.fs.get_file_info(self.path(relative)).type == fs.FileType.File)
+
+    def write_bytes(self, relative: str, content: bytes) -> None:
+        """Writes the whole file or nothing: a reader never sees half of it."""
+        path = self.path(relative)
+        self.fs.create_dir(os.path.dirname(path), recursive=True)
+        target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if self.local else path
+        with self.fs.open_output_stream(target) as stream:
+            stream.write(content)
+        if self.local:
+            os.replace(target, path)
+
+    def write_json(self, relative: str, value: Any) -> None:
+        """Writes `value` as readable JSON, whole or not at all."""
+        self.write_bytes(relative, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode())
+
+    def read_bytes(self, relative: str) -> bytes:
+        """Content of the file; FileNotFoundError where it is not there."""
+        with self.fs.open_input_stream(self.path(relative)) as stream:
+            return bytes(stream.read())
+
+    def read_json(self, relative: str) -> Any:
+        """Value of the JSON file, or None where there is none."""
+        return json.loads(self.read_bytes(relative)) if self.exists(relative) else None
+
+    def list(self, relative: str) -> list[str]:
+        """Sorted names of the entries of the folder; empty where there is none."""
+        selector = fs.FileSelector(self.path(relative), allow_not_found=True)
+        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+
+    def upload(self, folder: str | Path, relative: str) -> dict[str, str]:
+        """Copies the files below `folder` to `relative`; returns relative path -> SHA-256."""
+        digests = {}
+        for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+            name = path.relative_to(folder).as_posix()
+            self.write_bytes(f"{relative}/{name}", path.read_bytes())
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return digests
+
+    def fetch(self, relative: str) -> Path:
+        """Local folder with the files of `relative`: the folder itself, or a cached copy of a remote one."""
+        if self.local:
+            return Path(self.path(relative))
+        cache = Path(os.environ.get("CLRAY_CACHE", Path.home() / ".cache" / "clray")) / "fetched"
+        target = cache / hashlib.sha256(self.path(relative).encode()).hexdigest()[:16]
+        if not target.exists():
+            partial = target.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
+            fs.copy_files(self.path(relative), str(partial), source_filesystem=self.fs,
+                          destination_filesystem=fs.LocalFileSystem())
+            try:
+                partial.rename(target)
+            except OSError:  # another process fetched the same folder meanwhile
+                if not target.exists():
+                    raise
+        return target
+
+    def generation(self, key: str) -> Generation | None:
+        """The committed generation of that key, or None."""
+        record = self.read_json(f"generations/{key}/generation.json")
+        return Generation.from_dict(record) if record else None
+
+    def generations(self) -> Iterator[Generation]:
+        """All committed generations, oldest first."""
+        found = (self.generation(name) for name in self.list("generations"))
+        yield from sorted((g for g in found if g), key=lambda g: (g.created, g.index))
+
+    def commit(self, generation: Generation) -> None:
+        """Makes the generation exist: its record is the last file written."""
+        self.write_json(f"generations/{generation.key}/generation.json", generation.to_dict())
+
+    def weights(self, key: str) -> Path:
+        """Local folder with the weights (or adapter) of the generation."""
+        return self.fetch(f"generations/{key}/weights")
+
+    def score(self, key: str, task: str) -> dict[str, Any] | None:
+        """Cell of the score matrix: what generation `key` scored on the task of digest `task`, or None."""
+        found: dict[str, Any] | None = self.read_json(f"scores/{key}/{task}.json")
+        return found
+
+    def write_score(self, key: str, task: str, score: dict[str, Any]) -> None:
+        """Keeps a cell of the score matrix."""
+        self.write_json(f"scores/{key}/{task}.json", score)

@@ -1,0 +1,20 @@
+"""The lineage of a store, with what the ledger knows of each generation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clray.lineage.generation import Generation
+from clray.lineage.ledger import Ledger, default_tracking
+from clray.lineage.store import Store
+from clray.spec.stream import Stream
+
+
+def lineage_rows(stream: Stream) -> list[tuple[Generation, dict[str, Any]]]:
+    """Each generation of the stream's store with its version, aliases and scores, oldest first."""
+    store = Store(stream.storage)
+    ledger = Ledger(stream.tracking or default_tracking(store), stream.name)
+    ledger.check()
+    facts = {row["key"]: row for row in ledger.generations()}
+    return [(g, {name: facts.get(g.key, {}).get(name) for name in ("version", "aliases", "scores", "run_id")})
+            for g in store.generations()]

@@ -1,0 +1,1 @@
+"""What is trained: base models, adapters, attention masks and the target projection."""

@@ -1,0 +1,86 @@
+"""A generation's weights in memory: complete ones, or adapters on the complete ones below."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from clray.errors import ModelError
+from clray.lineage.generation import Generation
+from clray.lineage.store import Store
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_tokenizer(store: Store, digest: str, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of that digest."""
+    return AutoTokenizer.from_pretrained(store.fetch(f"tokenizers/{digest}"), trust_remote_code=trust_remote_code)
+
+
+def load_model(
+    store: Store, key: str, precision: str = "fp32", attention: str = "auto", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The generation's model with its adapters merged, on the CPU, in the precision asked for.
+
+    Raises ModelError where the generation or one below it is not in the store.
+    """
+    generation = require(store, key)
+    if generation.complete:
+        options: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
+        model = AutoModelForCausalLM.from_pretrained(
+            store.weights(key), dtype=DTYPES[precision], use_safetensors=True, trust_remote_code=trust_remote_code, **options
+        )
+        assert isinstance(model, PreTrainedModel)
+        return model
+    from peft import PeftModel
+
+    below = load_model(store, generation.base, precision, attention, trust_remote_code)
+    merged: PreTrainedModel = PeftModel.from_pretrained(below, str(store.weights(key))).merge_and_unload()
+    return merged
+
+
+def require(store: Store, key: str) -> Generation:
+    """The committed generation of that key; ModelError where there is none."""
+    generation = store.generation(key)
+    if generation is None:
+        raise ModelError(f"generation {key[:10]} is not in storage '{store.root}'; run the stream that makes it")
+    return generation
+
+
+def tokenizer_digest(store: Store, key: str) -> str:
+    """Digest of the generation's tokenizer, which is its root's."""
+    generation = require(store, key)
+    while generation.parent is not None:
+        generation = require(store, generation.parent)
+    return str(generation.training["tokenizer_digest"])
+
+
+def trainable_model(
+    store: Store, parent: Generation, adapter: dict[str, Any], precision: str, attention: str, trust_remote_code: bool
+) -> tuple[Any, str | None]:
+    """The model that a stage trains, and the key of the complete generation below its adapter (None: full).
+
+    A LoRA stage goes on with its parent's adapter where both have the same shape; else the parent is merged
+    and a new adapter starts on top of it. Frozen weights take no gradient.
+    """
+    options = (precision, attention, trust_remote_code)
+    if adapter["kind"] == "full":
+        return load_model(store, parent.key, *options), None
+    from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+
+    if parent.adapter == adapter:
+        below = load_model(store, parent.base, *options)
+        return PeftModel.from_pretrained(below, str(store.weights(parent.key)), is_trainable=True), parent.base
+    model = load_model(store, parent.key, *options)
+    targets = adapter["targets"] if isinstance(adapter["targets"], str) else list(adapter["targets"])
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=adapter["rank"], lora_alpha=adapter["alpha"],
+                        lora_dropout=adapter["dropout"], target_modules=targets)
+    try:
+        return get_peft_model(model, config), parent.key
+    except ValueError as error:
+        names = sorted({name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)})
+        raise ModelError(f"adapter.targets {json.dumps(adapter['targets'])} fits no module of the model; its linear modules "
+                         f"are {', '.join(names)}") from error

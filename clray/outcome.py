@@ -1,0 +1,100 @@
+"""What a run ended in: for each line its generations, score matrix and metrics. Read from the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from clray.evaluation.matrix import ScoreMatrix
+from clray.evaluation.metrics import continual_metrics
+from clray.lineage.generation import Generation
+from clray.planner import Line, Plan, generation_of
+from clray.spec import loading
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineOutcome:
+    """One line: its generations (0 first), the score matrix, and the metrics by unit of score."""
+
+    name: str
+    generations: tuple[Generation, ...]
+    matrix: ScoreMatrix
+    metrics: dict[str, dict[str, float]]
+    curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run ended in. `built` are the keys that were trained by it; all others were there before."""
+
+    plan: Plan
+    lines: tuple[LineOutcome, ...]
+    built: frozenset[str]
+    created: str
+    seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def line(self) -> LineOutcome:
+        """The stream itself."""
+        return self.lines[0]
+
+    @property
+    def report(self) -> str:
+        """Where the HTML report lies."""
+        return self.plan.store.path(f"reports/{self.plan.stream.name}/report.html")
+
+    @property
+    def matrix(self) -> ScoreMatrix:
+        """The score matrix of the stream itself."""
+        return self.line.matrix
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome as plain values: what the report and `--json` show."""
+        stream = self.plan.stream
+        return {
+            "stream": {"name": stream.name, "description": stream.description, "seed": stream.seed,
+                       "spec_yaml": loading.to_yaml(stream)},
+            "created": self.created,
+            "seconds": round(self.seconds, 1),
+            "environment": self.line.generations[-1].environment,
+            "lines": [self._line(line) for line in self.lines],
+        }
+
+    def _line(self, line: LineOutcome) -> dict[str, Any]:
+        return {
+            "name": line.name,
+            "matrix": line.matrix.to_dict(),
+            "metrics": line.metrics,
+            "generations": [
+                {**g.to_dict(), "curve": line.curves.get(g.key, []), "version": self.versions.get(g.key),
+                 "built": g.key in self.built}
+                for g in line.generations
+            ],
+        }
+
+
+def line_outcome(plan: Plan, line: Line) -> LineOutcome:
+    """The outcome of a line as far as it is in the store."""
+    generations = tuple(generation_of(plan, key) for key in line.keys)
+    matrix = score_matrix(plan, line)
+    curves = {g.key: plan.store.read_json(f"generations/{g.key}/curve.json") or [] for g in generations}
+    return LineOutcome(name=line.name, generations=generations, matrix=matrix, metrics=continual_metrics(matrix),
+                       curves=curves)
+
+
+def score_matrix(plan: Plan, line: Line) -> ScoreMatrix:
+    """The score matrix of the line; cells not measured yet are None."""
+    def cell(key: str, number: int) -> float | None:
+        spec = plan.tasks[number]
+        found = plan.store.score(key, spec.digest)
+        return None if found is None else float(found["metrics"][spec.task.score])
+
+    return ScoreMatrix(
+        tasks=tuple(spec.task.name for spec in plan.tasks),
+        metrics={spec.task.name: spec.task.score for spec in plan.tasks},
+        learned_at={spec.task.name: line.stream.learned_at(spec.task.name) for spec in plan.tasks},
+        generations=tuple(line.keys),
+        stages=("base", *(stage.stage.name for stage in line.stages)),
+        R=tuple(tuple(cell(key, number) for number in range(len(plan.tasks))) for key in line.keys),
+    )

@@ -1,0 +1,90 @@
+"""The connection to Ray: an existing cluster where there is one, else a small one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from clray.errors import ResourceError, UserError
+from clray.spec.stream import Stream
+
+
+def connect(stream: Stream) -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts a local one large enough for the stream.
+
+    On a local cluster the training group and the scoring actors take turns, so logical CPUs may exceed
+    the cores. Raises ResourceError where an existing cluster is too small, with both numbers.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        quiet()
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            cores = os.cpu_count() or 1
+            ray.init(address="local", num_cpus=max(cores, demand(stream)["CPU"] + 1), log_to_driver=False,
+                     include_dashboard=False, logging_level=logging.ERROR)
+    check_resources(demand(stream), ray.cluster_resources())
+
+
+def quiet() -> None:
+    """Sets the environment that Ray and tokenizers read at start: short polls, no chatter."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    warnings.filterwarnings("ignore", module="ray")
+
+
+def demand(stream: Stream) -> dict[str, int]:
+    """CPUs and GPUs that the training group and the scoring actors of the stream hold together."""
+    compute, evaluation = stream.compute, stream.evaluation
+    return {"CPU": compute.workers * compute.cpus_per_worker + evaluation.workers,
+            "GPU": compute.workers * compute.gpus_per_worker}
+
+
+def check_resources(wanted: dict[str, int], present: dict[str, float]) -> None:
+    """Raises ResourceError where the cluster can never grant what is wanted; an autoscaling one may grow."""
+    if os.environ.get("CLRAY_AUTOSCALING") == "1":
+        return
+    for kind, amount in wanted.items():
+        if amount > present.get(kind, 0):
+            raise ResourceError(
+                f"the stream asks for {amount} {kind}s (training workers and scoring actors), the cluster has "
+                f"{present.get(kind, 0):g}; lower compute.workers, compute.{'gpus' if kind == 'GPU' else 'cpus'}"
+                "_per_worker or evaluation.workers, or set CLRAY_AUTOSCALING=1 where the cluster grows by itself"
+            )
+
+
+def run_dataset(build: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """The rows of the Ray Data pipeline that `build(ray.data)` makes; a user's error comes out as itself."""
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        rows: list[dict[str, Any]] = build(ray.data).take_all()
+        return rows
+    except Exception as error:
+        raise find_user_error(error) or error from None
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The UserError inside what Ray wrapped around it, or None."""
+    for _ in range(20):
+        if error is None:
+            break
+        inner = getattr(error, "cause", None) or error.__cause__ or error.__context__
+        if isinstance(error, UserError) and not isinstance(inner, UserError):
+            return type(error)(str(error).partition("\nFailed to apply UDF")[0])
+        error = inner
+    return None

@@ -1,0 +1,111 @@
+"""Writes down what happened: the record of a generation, and everything that goes to MLflow."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clray.evaluation.matrix import ScoreMatrix
+from clray.evaluation.metrics import continual_metrics
+from clray.lineage.environment import environment
+from clray.lineage.generation import Generation
+from clray.lineage.key import digest
+from clray.lineage.ledger import Ledger, default_tracking, redact
+from clray.outcome import LineOutcome, Outcome
+from clray.planner import Line, Plan, PlannedStage, PreparedStage, now
+from clray.report.page import write_report
+from clray.spec import loading
+from clray.train.order import StageResult
+
+
+def generation(planned: PlannedStage, prepared: PreparedStage, result: StageResult) -> Generation:
+    """The record of the generation that the stage made."""
+    flops, seconds = prepared.cost.flops, max(result.training["seconds"], 1e-9)
+    return Generation(
+        key=planned.key,
+        parent=planned.parent,
+        index=planned.index,
+        stage_name=planned.stage.name,
+        base=result.base,
+        adapter=None if result.base == planned.key else planned.recipe.resolved["adapter"],
+        stage=planned.recipe.resolved,
+        inheritance=planned.recipe.inheritance,
+        data={**prepared.packed.summary(), "origins": prepared.packed.provenance["origins"],
+              "records": prepared.packed.provenance["records"],
+              "sources": prepared.mixture.own.provenance["sources"]},
+        receipt={"seed": planned.seed, "replay": planned.recipe.resolved["replay"],
+                 "draws": [draw.receipt() for draw in prepared.draws]},
+        training={**result.training, "flops": flops, "flops_per_second": flops / seconds,
+                  "bytes_per_device": prepared.cost.bytes_per_device},
+        environment=environment(),
+        files=result.files,
+        created=now(),
+    )
+
+
+class Recorder:
+    """The driver's hand on the ledger: opened and checked before anything is spent, the only writer."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._ledger = Ledger(plan.stream.tracking or default_tracking(plan.store), plan.stream.name)
+        self._ledger.check()
+        self._stack = ExitStack()
+        self._run = ""
+        self.versions: dict[str, str] = {}
+
+    def __enter__(self) -> Recorder:
+        stream = self._plan.stream
+        identity = digest([line.keys for line in self._plan.lines])
+        self._run = self._ledger.open_stream(identity, stream.name, loading.to_yaml(stream), loading.dump(stream))
+        self._stack.enter_context(self._ledger.system_metrics(self._run))
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self._stack.close()
+        self._ledger.finish(self._run, "FINISHED" if kind is None else "FAILED")
+
+    def record(self, line: Line, made: Generation) -> None:
+        """Records the generation in MLflow, once; completes what an interrupted run left open."""
+        store = self._plan.store
+        if made.key in self.versions:
+            return
+        artifacts = {"generation.json": made.to_dict(), "receipt.json": made.receipt,
+                     "environment.json": made.environment, "spec.yaml": loading.to_yaml(line.stream)}
+        self.versions[made.key] = self._ledger.record(
+            made, self._run, store.uri(f"generations/{made.key}/weights"),
+            store.read_json(f"generations/{made.key}/curve.json") or [], artifacts,
+            latest=line is self._plan.lines[0],
+        )
+
+    def score(self, outcome: LineOutcome, line: Line) -> None:
+        """Writes each generation's row of the score matrix, and the continual metrics as far as it reaches."""
+        store, main = self._plan.store, line is self._plan.lines[0]
+        for index, key in enumerate(line.keys):
+            cells = {task.task.name: store.score(key, task.digest) for task in self._plan.tasks}
+            row = {name: cell["metrics"] for name, cell in cells.items() if cell}
+            if row and (main or index):
+                self._ledger.score(key, row, index, continual_metrics(_upto(outcome.matrix, index)))
+
+    def publish(self, outcome: Outcome) -> None:
+        """Writes the report and the outcome beside the store, and hands them to MLflow."""
+        name = f"reports/{outcome.plan.stream.name}"
+        with tempfile.TemporaryDirectory(prefix="clray-report-") as scratch:
+            page = write_report(outcome.to_dict(), Path(scratch) / "report.html")
+            outcome.plan.store.upload(scratch, name)
+            self._ledger.attach(self._run, page)
+        outcome.plan.store.write_json(f"{name}/outcome.json", outcome.to_dict())
+
+    @property
+    def tracking(self) -> str:
+        """The tracking URI without secrets."""
+        return redact(self._ledger.tracking_uri)
+
+
+def _upto(matrix: ScoreMatrix, row: int) -> ScoreMatrix:
+    """The matrix as it stood after generation `row`."""
+    stop = row + 1
+    return replace(matrix, generations=matrix.generations[:stop], stages=matrix.stages[:stop], R=matrix.R[:stop])

@@ -1,0 +1,1 @@
+"""Which of the past is shown again, and how much of it. Pure functions on indices."""

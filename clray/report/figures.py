@@ -1,0 +1,212 @@
+"""Small multiples: scores over generations, losses over steps. Only geometry; `charts.html` draws it.
+
+Drawn by hand as SVG, not by matplotlib: the colours are CSS variables, so one page serves light, dark and
+paper; every mark has its tooltip; and fifteen panels cost milliseconds and kilobytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from clray.report.numbers import Unit, finite, short_count
+from clray.report.scale import Point, Scale, path, smooth, spread, thin, ticks, whole_ticks
+from clray.report.view import Line, View
+
+WIDTH, HEIGHT = 350, 208
+LEFT, RIGHT, TOP, BOTTOM = 40, 304, 14, 172
+LABEL_GAP = 12.0
+KEPT_POINTS = 4000
+RAW_POINTS, SMOOTH_POINTS = 600, 300
+"""Points drawn in one panel, shared by its curves: more cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A measured point with its tooltip."""
+
+    x: float
+    y: float
+    title: str
+    is_taught: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line's path in a panel; `faint` is drawn thin below it."""
+
+    line: Line
+    path: str
+    faint: str
+    dots: list[Dot]
+    label: str
+    label_x: float
+    label_y: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small chart."""
+
+    title: str
+    subtitle: str
+    colour: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    x_label: str
+    curves: list[Curve]
+    taught_x: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def forgetting_panels(view: View) -> list[Panel]:
+    """For each task its score over the generations, one curve a line."""
+    return [_forgetting(view, task) for task in view.tasks]
+
+
+def loss_panels(view: View) -> list[Panel]:
+    """For each stage with a recorded curve its training loss, one curve for each line that trained it."""
+    panels = [_losses(view, stage) for stage in view.stages]
+    return [panel for panel in panels if panel is not None]
+
+
+def _forgetting(view: View, task: str) -> Panel:
+    lines = [line for line in view.lines if task in line.tasks]
+    unit, home = lines[0].unit(task), lines[0]
+    last = max(1, max(len(line.matrix["R"]) for line in view.lines) - 1)
+    y_values = ticks(*view.domain(unit))
+    x, y = Scale(0, last, LEFT, RIGHT), Scale(y_values[0], y_values[-1], BOTTOM, TOP)
+    curves = _separate(
+        [c for line in reversed(lines) if (c := _score_curve(line, task, unit, x, y)) is not None]
+    )
+    taught = home.learned_at(task)
+    where = "probe, never trained on" if taught is None else f"taught at generation {taught}"
+    return Panel(
+        title=task,
+        subtitle=f"{unit.label}{', %' if unit.suffix else ', lower is better'} · {where}",
+        colour=view.task_colour(task),
+        x_ticks=[(x(n), str(n)) for n in whole_ticks(last, 8)],
+        y_ticks=[(y(v), _axis(v * (100 if unit.suffix else 1))) for v in y_values],
+        x_label="generation",
+        curves=curves,
+        taught_x=None if taught is None or taught > last else x(taught),
+    )
+
+
+def _score_curve(line: Line, task: str, unit: Unit, x: Scale, y: Scale) -> Curve | None:
+    scores, taught = line.column(task), line.learned_at(task)
+    points = [None if score is None else (x(n), y(score)) for n, score in enumerate(scores)]
+    dots = [
+        Dot(
+            *point,
+            f"{line.name}, generation {n} ({line.stages[n]}): {unit.show(scores[n])}{unit.suffix}",
+            n == taught,
+        )
+        for n, point in enumerate(points)
+        if point is not None
+    ]
+    if not dots:
+        return None
+    start = taught or 0
+    return Curve(
+        line=line,
+        path=path(points[start:]),
+        faint=path(points[: start + 1]) if start else "",
+        dots=dots,
+        label=unit.show([score for score in scores if score is not None][-1]),
+        label_x=dots[-1].x,
+        label_y=dots[-1].y,
+        title=f"{line.name}: {task}",
+    )
+
+
+def _losses(view: View, stage: str) -> Panel | None:
+    curves: list[tuple[Line, list[Point]]] = []
+    for line, generations in view.own_generations:
+        for generation in generations:
+            points = _loss_points(generation) if generation["stage_name"] == stage else []
+            curves += [(line, points)] if points else []
+    if not curves:
+        return None
+    smoothed = [(line, raw, smooth(raw)) for line, raw in curves]
+    x_high = max(raw[-1][0] for _, raw in curves)
+    y_values = ticks(*_loss_domain([raw for _, raw in curves], [soft for *_, soft in smoothed]))
+    x_values = [v for v in ticks(0, x_high) if v <= x_high]
+    x, y = Scale(0, x_high or 1, LEFT, RIGHT), Scale(y_values[0], y_values[-1], BOTTOM, TOP)
+    kind = next(
+        g.get("stage", {}).get("kind", "")
+        for ln in view.lines
+        for g in ln.generations
+        if g["stage_name"] == stage
+    )
+    shared = _sharing(view, stage)
+    return Panel(
+        title=stage,
+        subtitle=f"{kind + ' · ' if kind else ''}training loss, nats per token",
+        colour=view.stage_colour(stage),
+        x_ticks=[(x(v), short_count(v)) for v in x_values],
+        y_ticks=[(y(v), _axis(v)) for v in y_values],
+        x_label="step",
+        curves=_separate(
+            [_loss_curve(line, raw, soft, x, y, len(smoothed)) for line, raw, soft in reversed(smoothed)]
+        ),
+        notes=[f"{', '.join(shared)}: no training of its own here"] if shared else [],
+    )
+
+
+def _loss_curve(line: Line, raw: list[Point], soft: list[Point], x: Scale, y: Scale, shared_by: int) -> Curve:
+    last = soft[-1]
+    return Curve(
+        line=line,
+        path=path((x(a), y(b)) for a, b in thin(soft, SMOOTH_POINTS // max(2, shared_by))),
+        faint=path((x(a), y(b)) for a, b in thin(raw, RAW_POINTS // max(2, shared_by)))
+        if len(raw) > 2
+        else "",
+        dots=[
+            Dot(
+                x(raw[-1][0]),
+                y(last[1]),
+                f"{line.name}: loss {raw[0][1]:.3f} at first, {raw[-1][1]:.3f} at last",
+            )
+        ],
+        label=f"{last[1]:.2f}",
+        label_x=x(last[0]),
+        label_y=y(last[1]),
+        title=f"{line.name}: smoothed loss {soft[0][1]:.3f} to {last[1]:.3f}",
+    )
+
+
+def _sharing(view: View, stage: str) -> list[str]:
+    """Lines that go through the stage, but take its generation from an earlier line."""
+    own = {(line.number, g["stage_name"]) for line, found in view.own_generations for g in found}
+    through = [line for line in view.lines if any(g["stage_name"] == stage for g in line.generations)]
+    return [line.name for line in through if (line.number, stage) not in own]
+
+
+def _loss_points(generation: dict[str, Any]) -> list[Point]:
+    """Steps and losses, of at most about KEPT_POINTS rows of the curve, the first and the last among them."""
+    curve = generation.get("curve") or []
+    stride = math.ceil(len(curve) / KEPT_POINTS) or 1
+    kept = [*curve[:-1:stride], *curve[-1:]]
+    points = [(finite(row.get("step")), finite(row.get("loss"))) for row in kept]
+    return [(step, loss) for step, loss in points if step is not None and loss is not None]
+
+
+def _loss_domain(raws: list[list[Point]], softs: list[list[Point]]) -> tuple[float, float]:
+    """From the lowest loss to the highest smoothed one; at most one raw loss in fifty is cut off above."""
+    losses = sorted(loss for raw in raws for _, loss in raw)
+    high = losses[min(len(losses) - 1, int(len(losses) * 0.98))]
+    return losses[0], max(high, *(loss for soft in softs for _, loss in soft), losses[0] + 1e-9)
+
+
+def _separate(curves: list[Curve]) -> list[Curve]:
+    heights = spread([curve.label_y for curve in curves], LABEL_GAP, TOP, BOTTOM)
+    return [
+        Curve(**{**vars(curve), "label_y": round(h, 1)}) for curve, h in zip(curves, heights, strict=True)
+    ]
+
+
+def _axis(value: float) -> str:
+    return short_count(value) if abs(value) >= 1000 else f"{value:.4g}"

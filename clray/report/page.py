@@ -1,0 +1,83 @@
+"""The report: one self-contained HTML page about a stream and its controls."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from clray.report import figures, heatmap, lineage_tree, summary, tables
+from clray.report.numbers import duration
+from clray.report.view import View
+
+SECTIONS = (
+    ("summary", "Summary"),
+    ("matrix", "Score matrix"),
+    ("forgetting", "Forgetting"),
+    ("loss", "Loss"),
+    ("mixture", "Mixture"),
+    ("lineage", "Lineage"),
+    ("generations", "Generations"),
+    ("spec", "Spec"),
+)
+
+
+def write_report(outcome: dict[str, Any], path: str | Path) -> Path:
+    """The path of the page that shows `outcome`: one HTML file that loads nothing from anywhere.
+
+    `outcome` holds the stream, the environment, and the lines (the stream itself first, then its controls)
+    with their score matrices, metrics and generations, as plain values.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    draft.write_text(render(outcome), encoding="utf-8")
+    os.replace(draft, target)
+    return target
+
+
+def render(outcome: dict[str, Any]) -> str:
+    """The page as HTML text."""
+    view = View.of(outcome)
+    environment = Environment(
+        loader=FunctionLoader(_read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        view=view,
+        stream=outcome["stream"],
+        created=outcome.get("created", ""),
+        seconds=duration(outcome.get("seconds") or None),
+        style=Markup(_read("style.css")),
+        sections=SECTIONS,
+        counts=(
+            (len(view.stream.stages) - 1, "stage"),
+            (len(view.tasks), "task"),
+            (len(view.controls), "control"),
+        ),
+        blocks=summary.headline(view),
+        heatmaps=heatmap.heatmaps(view),
+        legends=heatmap.legends(view),
+        forgetting=figures.forgetting_panels(view),
+        losses=figures.loss_panels(view),
+        frame=figures,
+        mixtures=tables.mixtures(view),
+        tree=lineage_tree.lineage_tree(view),
+        box=lineage_tree,
+        costs=tables.costs(view),
+        cost_columns=tables.COST_COLUMNS,
+        settings=tables.settings(view),
+        environment=tables.environment_rows(outcome.get("environment", {})),
+    )
+
+
+def _read(name: str) -> str:
+    return resources.files("clray.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,49 @@
+"""What a run holds while it runs: the connection to Ray, the training group, the scoring actors."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from clray.evaluation.actors import ScoringPool
+from clray.planner import Plan, PreparedStage
+from clray.ray_session import connect
+from clray.train.group import TrainingGroup
+
+
+class Session:
+    """A context that starts what is asked of it, and sends all of it home at the end."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.group = TrainingGroup(plan.stream.compute, plan.store)
+        self.prepared: dict[str, PreparedStage] = {}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "pool" in self.__dict__:
+            self.pool.release()
+        self.group.release()
+
+    def connect(self) -> None:
+        """Joins or starts Ray; ResourceError where it is too small for the stream."""
+        connect(self._plan.stream)
+
+    @cached_property
+    def pool(self) -> ScoringPool:
+        """The scoring actors, started on first use."""
+        self.connect()
+        return ScoringPool(self._plan.stream)
+
+    def make_room_for_scoring(self) -> None:
+        """Sends the training group home where it holds the GPUs that the scoring actors need."""
+        evaluation, compute = self._plan.stream.evaluation, self._plan.stream.compute
+        if not (evaluation.gpus_per_worker and compute.gpus_per_worker) or "pool" in self.__dict__:
+            return
+        import ray
+
+        self.connect()
+        wanted = compute.workers * compute.gpus_per_worker + evaluation.workers * evaluation.gpus_per_worker
+        if ray.cluster_resources().get("GPU", 0) < wanted:
+            self.group.release()

@@ -1,0 +1,1 @@
+"""What a person writes: a stream in YAML, checked strictly before anything is spent."""

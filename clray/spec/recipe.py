@@ -1,0 +1,99 @@
+"""Resolves a stage: its own values, else the stream's, else its parent generation's, else the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from clray.spec.method import Batch, Method, Optimiser
+from clray.spec.stream import Stage, Stream
+
+Origin = tuple[Any, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything of a stage that changes the result, and where each value came from.
+
+    `resolved` goes into the generation's key. `inheritance` maps each hyper-parameter to its value and
+    "stage", "stream", "inherited" (from the parent generation) or "default".
+    """
+
+    resolved: dict[str, Any]
+    inheritance: dict[str, Origin]
+
+    @property
+    def replays(self) -> bool:
+        """Whether earlier examples may be shown again."""
+        return bool(self.resolved["replay"]["kind"] != "none")
+
+
+def resolve(stream: Stream, stage: Stage, parent: dict[str, Any]) -> Recipe:
+    """The recipe of `stage` on top of a parent whose resolved stage is `parent` (empty for generation 0)."""
+    origins: dict[str, Origin] = {}
+    optimiser = {
+        name: _pick(f"optimiser.{name}", stage.optimiser, stream.optimiser, parent.get("optimiser", {}), name, origins)
+        for name in Optimiser.model_fields
+    }
+    method = {
+        name: _pick(name, stage.method, stream.method, parent, name, origins) for name in Method.model_fields
+    }
+    length = _pick("sequence_length", stage, stream, parent, "sequence_length", origins)
+    return Recipe(
+        resolved={
+            "kind": stage.kind,
+            "length": stage.length.model_dump(exclude_none=True),
+            "sequence_length": length,
+            "batch": _batch(stage, stream, parent, length, origins),
+            "optimiser": optimiser,
+            "precision": stream.compute.precision,
+            **method,
+        },
+        inheritance=origins,
+    )
+
+
+def _batch(stage: Stage, stream: Stream, parent: dict[str, Any], length: int, origins: dict[str, Origin]) -> int:
+    """The global batch in sequences."""
+    for level, name in ((stage, "stage"), (stream, "stream")):
+        if "batch" in level.model_fields_set:
+            value, origin = level.batch.sequences(length), name
+            break
+    else:
+        value, origin = (parent["batch"], "inherited") if "batch" in parent else (Batch().sequences(length), "default")
+    origins["batch"] = (value, origin)
+    return value
+
+
+def _pick(
+    label: str, stage: BaseModel, stream: BaseModel, parent: dict[str, Any], name: str, origins: dict[str, Origin]
+) -> Any:
+    if name in stage.model_fields_set:
+        value, origin = getattr(stage, name), "stage"
+    elif name in stream.model_fields_set:
+        value, origin = getattr(stream, name), "stream"
+    elif name in parent:
+        value, origin = parent[name], "inherited"
+    else:
+        value, origin = getattr(stage, name), "default"
+    plain = value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
+    origins[label] = (plain, origin)
+    return plain
+
+
+def describe(recipe: Recipe, parent: dict[str, Any]) -> list[str]:
+    """One line a hyper-parameter that is inherited from the parent generation or overrides it."""
+    before = {f"optimiser.{name}": value for name, value in parent.get("optimiser", {}).items()} | parent
+    lines = []
+    for name, (value, origin) in recipe.inheritance.items():
+        if origin == "inherited":
+            lines.append(f"inherited {name} = {_short(value)}")
+        elif name in before and before[name] != value:
+            lines.append(f"overrides {name}: {_short(before[name])} -> {_short(value)} ({origin})")
+    return lines
+
+
+def _short(value: Any) -> str:
+    return " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)

@@ -1,0 +1,215 @@
+"""A stream: an ordered list of stages over one base model, with the tasks it is measured on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from clray.spec.method import Batch, Method, Optimiser, Strict
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+
+class BuiltinLlama(Strict):
+    """Shape of the small Llama that `base: builtin:llama` makes on the spot, with a byte-level BPE tokenizer."""
+
+    vocab_size: int = Field(2048, ge=300, le=65536)
+    hidden_size: int = Field(128, ge=16, multiple_of=8)
+    intermediate_size: int = Field(352, ge=16)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    max_positions: int = Field(512, ge=32)
+
+
+class Model(Strict):
+    """The base model: a Hugging Face id or folder, or `builtin:llama`."""
+
+    base: str = Field("builtin:llama", description="Hugging Face id, folder, or builtin:llama")
+    revision: str | None = Field(None, description="revision of a Hugging Face id")
+    trust_remote_code: bool = Field(False, description="runs code that comes with the model; off unless you say so")
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    builtin: BuiltinLlama = BuiltinLlama()
+
+
+class Compute(Strict):
+    """What runs the stages. Nothing here but `precision` changes the result."""
+
+    workers: int = Field(1, ge=1, description="training workers (data-parallel ranks)")
+    gpus_per_worker: int = Field(0, ge=0, le=1)
+    cpus_per_worker: int = Field(1, ge=1, description="CPUs that Ray reserves for each worker")
+    threads: int | None = Field(None, ge=1, description="CPU threads of each worker; default: its share of the node")
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "cpu"] = Field("none", description="where optimiser state (and ZeRO-3 weights) lie")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: int = Field(8, ge=1, description="packed sequences in one forward pass of one worker")
+    gradient_checkpointing: bool = False
+    max_failures: int = Field(2, ge=0, description="times a lost worker group is started again")
+
+
+class Evaluation(Strict):
+    """What measures the generations: scoring actors of their own, never the training group."""
+
+    workers: int = Field(1, ge=1, description="scoring actors")
+    gpus_per_worker: float = Field(0, ge=0, le=1)
+    batch_tokens: int = Field(8192, ge=64, description="padded tokens in one forward pass")
+    shard_rows: int = Field(256, ge=1, description="examples that one actor call scores")
+
+
+class Format(Strict):
+    """How an instruction record becomes text. Training and measuring share it."""
+
+    prompt: str = Field(
+        "{instruction}\n\n{input}\n\nAnswer:",
+        description="template of the prompt, or 'chat' for the tokenizer's own chat template",
+    )
+    answer: str = Field(" {output}", description="template of the answer; the end-of-sequence token follows it")
+    overlong: Literal["error", "truncate", "skip"] = Field(
+        "error", description="an example longer than the sequence: refuse, cut the prompt's middle, or leave out"
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt(cls, value: str) -> str:
+        if value != "chat" and "{instruction}" not in value:
+            raise ValueError("the prompt must hold {instruction} (and may hold {input}), or be 'chat'")
+        return value
+
+    @field_validator("answer")
+    @classmethod
+    def _answer(cls, value: str) -> str:
+        if "{output}" not in value:
+            raise ValueError("the answer must hold {output}")
+        return value
+
+
+class Source(Strict):
+    """Where records come from: files, globs, object stores, a Hugging Face data set, or builtin text."""
+
+    source: str = Field(description="path, glob, s3:// or gs:// URI, hf:NAME, or builtin:NAME")
+    split: str = Field("train", description="split of an hf: or builtin: source")
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="clray's field -> the file's, say {instruction: question}"
+    )
+    instruction: str | None = Field(None, description="constant instruction for records that have none")
+    limit: int | None = Field(None, ge=1, description="at most so many records, the first in file order")
+
+
+def _sources(value: Any) -> Any:
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple({"source": item} if isinstance(item, str) else item for item in items)
+
+
+class Length(Strict):
+    """How long a stage trains: exactly one of tokens, steps or epochs."""
+
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Length:
+        if sum(value is not None for value in (self.epochs, self.steps, self.tokens)) != 1:
+            raise ValueError("give exactly one of 'epochs', 'steps' and 'tokens'")
+        return self
+
+
+class Stage(Strict):
+    """One unit of training. What it leaves out comes from the stream."""
+
+    name: str = Field(pattern=NAME)
+    kind: Literal["pretrain", "instruct"]
+    data: tuple[Source, ...] = Field(min_length=1)
+    length: Length = Length(epochs=1)
+    method: Method = Method()
+    optimiser: Optimiser = Optimiser()
+    batch: Batch = Batch()
+    sequence_length: int = Field(256, ge=8)
+    format: Format = Format()
+    teaches: tuple[str, ...] | None = Field(
+        None, description="tasks that this stage teaches; default: the task of its own name, if there is one"
+    )
+
+    _normalise_data = field_validator("data", mode="before")(_sources)
+
+
+class Task(Strict):
+    """Something measured: examples + a scorer."""
+
+    name: str = Field(pattern=NAME)
+    scorer: Literal["choice", "generate", "perplexity"]
+    data: tuple[Source, ...] = Field(min_length=1)
+    metric: Literal["accuracy", "exact_match", "rouge_l", "bits_per_byte", "perplexity"] | None = Field(
+        None, description="the score of the matrix; default: accuracy, exact_match or bits_per_byte by scorer"
+    )
+    options: tuple[str, ...] | None = Field(
+        None, description="answers to choose from; default: each record's `choices`, else all outputs of the task"
+    )
+    max_new_tokens: int = Field(32, ge=1)
+    context: int | None = Field(None, ge=8, description="perplexity: tokens a window sees; default sequence_length")
+    limit: int | None = Field(None, ge=1, description="at most so many examples")
+    format: Format | None = None
+
+    _normalise_data = field_validator("data", mode="before")(_sources)
+
+    @model_validator(mode="after")
+    def _metric_fits(self) -> Task:
+        if self.metric is not None and self.metric not in METRICS[self.scorer]:
+            raise ValueError(f"metric '{self.metric}' does not fit scorer '{self.scorer}'; "
+                             f"one of {', '.join(METRICS[self.scorer])} does")
+        return self
+
+    @property
+    def score(self) -> str:
+        """Name of the metric that stands in the score matrix."""
+        return self.metric or METRICS[self.scorer][0]
+
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "choice": ("accuracy",),
+    "generate": ("exact_match", "rouge_l"),
+    "perplexity": ("bits_per_byte", "perplexity"),
+}
+LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity"})
+
+
+class Stream(Strict):
+    """An ordered list of stages over one base model, with the tasks it is measured on."""
+
+    name: str = Field(pattern=NAME)
+    description: str = ""
+    model: Model = Model()
+    seed: int = Field(0, ge=0, lt=2**31)
+    storage: str = Field("clray-store", description="folder, s3:// or gs:// URI for data, weights and scores")
+    tracking: str | None = Field(None, description="MLflow tracking URI; default: SQLite inside the storage folder")
+    compute: Compute = Compute()
+    evaluation: Evaluation = Evaluation()
+    method: Method = Method()
+    optimiser: Optimiser = Optimiser()
+    batch: Batch = Batch()
+    sequence_length: int = Field(256, ge=8, description="tokens of one packed sequence")
+    format: Format = Format()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...] = ()
+    controls: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="named variants run beside the stream: dotted field -> value"
+    )
+
+    @model_validator(mode="after")
+    def _names(self) -> Stream:
+        for what, names in (("stage", [s.name for s in self.stages]), ("task", [t.name for t in self.tasks])):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two {what}s are named '{twice[0]}'; give each its own name")
+        tasks = {task.name for task in self.tasks}
+        for stage in self.stages:
+            unknown = sorted(set(stage.teaches or ()) - tasks)
+            if unknown:
+                raise ValueError(f"stage '{stage.name}' teaches '{unknown[0]}', which is no task of the stream; "
+                                 f"tasks are {', '.join(sorted(tasks))}")
+        return self
+
+    def learned_at(self, task: str) -> int | None:
+        """Number of the first stage (from 1) that teaches the task; None for a probe."""
+        taught = (n for n, stage in enumerate(self.stages, 1) if task in (stage.teaches or (stage.name,)))
+        return next(taught, None)

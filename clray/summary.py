@@ -1,0 +1,138 @@
+"""The plan in numbers, for people and programs: what each stage comes to, and whether it is there already."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clray.planner import Line, Plan, PlannedStage, PreparedStage, generation_of, prepare_stage
+from clray.ray_session import connect
+from clray.spec.recipe import describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One stage of one line. `state` is "cached", "to build", or "shared" with an earlier line."""
+
+    line: str
+    stage: str
+    kind: str
+    key: str
+    state: str
+    rows: int
+    tokens: int
+    targets: int
+    steps: int
+    batch: int
+    replayed: float
+    flops: float
+    seconds: float
+    bytes_per_device: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The plan in numbers."""
+
+    stream: str
+    rows: tuple[Row, ...]
+    cells: int
+    missing_cells: int
+
+    @property
+    def to_build(self) -> list[Row]:
+        """Stages that a run would train."""
+        return [row for row in self.rows if row.state == "to build"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain values."""
+        return {"stream": self.stream, "stages": [asdict(row) for row in self.rows], "cells": self.cells,
+                "missing_cells": self.missing_cells, "to_build": len(self.to_build),
+                "seconds": sum(row.seconds for row in self.to_build)}
+
+    def show(self) -> None:
+        """Prints the numbers as a table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(file=sys.stdout, highlight=False)
+        table = Table(title=f"plan of {self.stream}", title_justify="left")
+        for heading in ("line", "stage", "kind", "state", "generation"):
+            table.add_column(heading)
+        for heading in ("tokens", "targets", "steps", "replayed", "FLOPs", "time", "memory"):
+            table.add_column(heading, justify="right")
+        for row in self.rows:
+            table.add_row(row.line, row.stage, row.kind, row.state, row.key[:10], f"{row.tokens:,}", f"{row.targets:,}",
+                          f"{row.steps:,}", f"{row.replayed:.1%}", f"{row.flops:.1e}", f"~{duration(row.seconds)}",
+                          f"~{row.bytes_per_device / 2**30:.2f} GiB")
+        console.print(table)
+        for row in self.rows:
+            for note in row.notes:
+                console.print(f"{row.line} · {row.stage}: {note}", markup=False)
+        build = self.to_build
+        console.print(f"{len(build)} stages to train (~{duration(sum(row.seconds for row in build))}), "
+                      f"{self.missing_cells} of {self.cells} scores to measure", markup=False)
+
+
+def summarise(plan: Plan) -> Summary:
+    """The plan in numbers; prepares the data of stages that are not there yet, on Ray, and keeps it for the run."""
+    if plan.missing:
+        connect(plan.stream)
+    missing, seen, rows = {stage.key for stage in plan.missing}, set(), []
+    for line in plan.lines:
+        for planned in line.stages:
+            if planned.key in missing:
+                prepared = prepare_stage(planned, plan.store, line)
+                rows.append(_to_build(line, planned, prepared, "shared" if planned.key in seen else "to build"))
+            else:
+                rows.append(_cached(plan, line, planned))
+            seen.add(planned.key)
+    keys = {key for line in plan.lines for key in line.keys}
+    return Summary(stream=plan.stream.name, rows=tuple(rows), cells=len(keys) * len(plan.tasks),
+                   missing_cells=len(plan.missing_cells))
+
+
+def _to_build(line: Line, planned: PlannedStage, prepared: PreparedStage, state: str) -> Row:
+    origins = prepared.packed.provenance["origins"]
+    return Row(
+        line=line.name, stage=planned.stage.name, kind=planned.stage.kind, key=planned.key, state=state,
+        rows=prepared.packed.rows, tokens=prepared.cost.tokens, targets=prepared.cost.targets,
+        steps=prepared.batches.steps, batch=prepared.batches.size, replayed=_replayed(origins), flops=prepared.cost.flops,
+        seconds=prepared.cost.seconds, bytes_per_device=prepared.cost.bytes_per_device,
+        notes=tuple(describe(planned.recipe, planned.parent_stage)),
+    )
+
+
+def _cached(plan: Plan, line: Line, planned: PlannedStage) -> Row:
+    generation = generation_of(plan, planned.key)
+    data, training = generation.data, generation.training
+    return Row(
+        line=line.name, stage=planned.stage.name, kind=planned.stage.kind, key=planned.key, state="cached",
+        rows=data["rows"], tokens=training["tokens"], targets=training["targets"], steps=training["steps"],
+        batch=generation.stage["batch"], replayed=_replayed(data["origins"]), flops=training["flops"],
+        seconds=training["seconds"], bytes_per_device=training["bytes_per_device"], notes=(),
+    )
+
+
+def _replayed(origins: list[dict[str, Any]]) -> float:
+    """Share of the mixture's tokens that come from earlier stages."""
+    return sum(origin["tokens"] for origin in origins[1:]) / max(1, sum(origin["tokens"] for origin in origins))
+
+
+def arithmetic(line: Line, prepared: PreparedStage) -> str:
+    """One line of arithmetic, printed before a stage is trained."""
+    origins, batches, cost = prepared.packed.provenance["origins"], prepared.batches, prepared.cost
+    replayed = ", ".join(f"{o['rows']} of {o['stage']}" for o in origins[1:] if o["rows"])
+    return (f"{line.name} · {prepared.planned.stage.name}: {origins[0]['rows']:,} examples"
+            + (f" + replayed {replayed}" if replayed else "")
+            + f" -> {prepared.packed.rows:,} sequences, {batches.total:,} seen / batch {batches.size} = {batches.steps:,} steps, "
+            f"{cost.tokens:,} tokens ({cost.targets:,} targets), {cost.flops:.1e} FLOPs, ~{duration(cost.seconds)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that fit: 42 s, 3.5 min, 2.1 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""How a stage trains: schedule, objective, DeepSpeed engine, loop, and its launch on Ray Train."""

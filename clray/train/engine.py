@@ -1,0 +1,107 @@
+"""The DeepSpeed engine of a stage, and its weights as Hugging Face files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clray.train.objective import TargetLoss
+from clray.train.order import StageOrder
+
+
+def deepspeed_config(order: StageOrder, world: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of the order for `world` ranks."""
+    compute = order.compute
+    micro = compute["micro_batch"]
+    offload = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    zero: dict[str, Any] = {"stage": compute["zero_stage"]}
+    if compute["offload"] == "cpu" and compute["zero_stage"] >= 1:
+        zero["offload_optimizer"] = offload
+        if compute["zero_stage"] == 3:
+            zero["offload_param"] = offload
+    return {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation(order, world),
+        "gradient_clipping": order.recipe["optimiser"]["clip"],
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": order.recipe["precision"] == "bf16"},
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def accumulation(order: StageOrder, world: int) -> int:
+    """Micro-batches of each rank in one optimiser step; the last may be short or empty."""
+    per_round = order.compute["micro_batch"] * world
+    return -(-int(order.recipe["batch"]) // per_round)
+
+
+def build_engine(model: Any, order: StageOrder, world: int) -> Any:
+    """The DeepSpeed engine around the model's loss, with AdamW over the trainable weights."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel("ERROR")
+    if order.compute["gradient_checkpointing"]:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    optimiser = order.recipe["optimiser"]
+    engine, *_ = deepspeed.initialize(
+        model=TargetLoss(model),
+        optimizer=torch.optim.AdamW(
+            _groups(model, optimiser["weight_decay"]), lr=optimiser["learning_rate"],
+            betas=(optimiser["beta1"], optimiser["beta2"]), eps=optimiser["epsilon"],
+        ),
+        config=deepspeed_config(order, world),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable weights: matrices with decay, biases and norms without."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def save_weights(engine: Any, folder: Path, rank: int, base: str | None) -> None:
+    """Writes the trained model (or only its adapter) to `folder` on rank 0; every rank must call it.
+
+    Under ZeRO-3 the weights lie in pieces on all ranks and are gathered first.
+    """
+    model = engine.module.model
+    gathered = _gather(engine, model)
+    if rank:
+        return
+    model.save_pretrained(folder, safe_serialization=True, **({"state_dict": gathered} if gathered else {}))
+    if base is not None:
+        note = folder / "adapter_config.json"
+        config = json.loads(note.read_text())
+        config["base_model_name_or_path"] = base
+        note.write_text(json.dumps(config, indent=2, sort_keys=True))
+        (folder / "README.md").unlink(missing_ok=True)
+
+
+def _gather(engine: Any, model: Any) -> dict[str, torch.Tensor] | None:
+    if engine.zero_optimization_stage() < 3:
+        return None
+    import deepspeed
+
+    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad or not hasattr(model, "peft_config")}
+    state = {}
+    for name, parameter in wanted.items():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            state[name] = parameter.detach().cpu().clone()
+    return state

@@ -1,0 +1,50 @@
+"""What a training group is told to do: one stage, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOrder:
+    """One stage to train.
+
+    `key` names the generation to be made, `parent` the one to start from, `mixture` the digest of the packed
+    shards. `recipe` is the resolved stage, which alone with seed, parent and mixture decides the result;
+    `compute` says how it is carried out.
+    """
+
+    storage: str
+    key: str
+    parent: str
+    mixture: str
+    recipe: dict[str, Any]
+    seed: int
+    compute: dict[str, Any]
+    attention: str = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a training group says of a running stage, now and then. Losses are means over target tokens."""
+
+    key: str
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a training group made: files written below the generation's folder, and what it took."""
+
+    key: str
+    base: str
+    files: dict[str, str]
+    training: dict[str, Any]
+    curve: list[dict[str, float]] = field(default_factory=list)
