@@ -1,9 +1,9 @@
 """clray keeps large language models current: a stream of stages in, recorded generations out.
 
-    stream = clray.load("stream.yaml", ["seed=1"])
-    clray.plan(stream).show()
-    outcome = clray.run(stream)
-    model, tokenizer = clray.model(stream.storage, outcome.line.generations[-1])
+stream = clray.load("stream.yaml", ["seed=1"])
+clray.plan(stream).show()
+outcome = clray.run(stream)
+model, tokenizer = clray.model(stream.storage, outcome.line.generations[-1])
 """
 
 from __future__ import annotations
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from clray.spec.stream import Stream
 
 _HOMES = {
-    "load": "clray.spec.loading", "Stream": "clray.spec.stream", "UserError": "clray.errors",
-    "Generation": "clray.lineage.generation", "plan": "clray.api", "run": "clray.api", "evaluate": "clray.api",
-    "generations": "clray.api", "model": "clray.api",
+    "load": "clray.spec.loading",
+    "Stream": "clray.spec.stream",
+    "UserError": "clray.errors",
+    "Generation": "clray.lineage.generation",
+    "plan": "clray.api",
+    "run": "clray.api",
+    "evaluate": "clray.api",
+    "generations": "clray.api",
+    "model": "clray.api",
 }
 __all__ = ["Generation", "Stream", "UserError", "evaluate", "generations", "load", "model", "plan", "run"]
 

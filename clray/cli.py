@@ -12,7 +12,11 @@ import typer
 from clray.errors import UserError
 
 app = typer.Typer(
-    name="clray", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="clray",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Keeps large language models current: a stream of stages in, recorded generations out.",
 )
 StreamFile = Annotated[Path, typer.Argument(help="the stream's YAML file")]
@@ -99,7 +103,8 @@ def evaluate(stream: StreamFile, overrides: Overrides = None, as_json: Json = Fa
 
 @app.command()
 def report(
-    stream: StreamFile, overrides: Overrides = None,
+    stream: StreamFile,
+    overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="HTML file to write")] = Path("report.html"),
 ) -> None:
     """Write the self-contained HTML report of the generations that are there."""

@@ -75,11 +75,19 @@ def evaluate(stream: Stream, watch: Watcher) -> Outcome:
         return look(stream, seconds=time.monotonic() - started, versions=recorder.versions)
 
 
-def look(stream: Stream, built: Iterable[str] = (), seconds: float = 0.0, versions: dict[str, str] | None = None) -> Outcome:
+def look(
+    stream: Stream, built: Iterable[str] = (), seconds: float = 0.0, versions: dict[str, str] | None = None
+) -> Outcome:
     """The outcome as far as it is in the store; starts and makes nothing."""
     plan = make_plan(stream)
-    return Outcome(plan=plan, lines=tuple(line_outcome(plan, line) for line in plan.lines), built=frozenset(built),
-                   created=now(), seconds=seconds, versions=versions or {})
+    return Outcome(
+        plan=plan,
+        lines=tuple(line_outcome(plan, line) for line in plan.lines),
+        built=frozenset(built),
+        created=now(),
+        seconds=seconds,
+        versions=versions or {},
+    )
 
 
 def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
@@ -106,17 +114,25 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     model = line.stream.model
     result = session.group.train(
         StageOrder(
-            storage=plan.store.root, key=planned.key, parent=planned.parent, mixture=prepared.mixture.digest,
-            recipe=planned.recipe.resolved, seed=planned.seed, compute=line.stream.compute.model_dump(mode="json"),
-            attention=model.attention, trust_remote_code=model.trust_remote_code,
+            storage=plan.store.root,
+            key=planned.key,
+            parent=planned.parent,
+            mixture=prepared.mixture.digest,
+            recipe=planned.recipe.resolved,
+            seed=planned.seed,
+            compute=line.stream.compute.model_dump(mode="json"),
+            attention=model.attention,
+            trust_remote_code=model.trust_remote_code,
         ),
         lambda progress: watch.training(line.name, planned.stage.name, progress),
     )
     generation = recording.generation(planned, prepared, result)
     plan.store.write_json(f"generations/{planned.key}/curve.json", result.curve)
     plan.store.commit(generation)
-    watch.say(f"{line.name} · {planned.stage.name}: generation {generation.short}, "
-              f"{result.training['tokens_per_second']:,.0f} tokens/s, {result.training['seconds']:.0f} s")
+    watch.say(
+        f"{line.name} · {planned.stage.name}: generation {generation.short}, "
+        f"{result.training['tokens_per_second']:,.0f} tokens/s, {result.training['seconds']:.0f} s"
+    )
     return generation
 
 
@@ -126,5 +142,9 @@ def measure(plan: Plan, generation: Generation, session: Session, watch: Watcher
     if wanted:
         session.make_room_for_scoring()
         cells = [(task, examples.prepare(task, plan.store)) for task in wanted]
-        session.pool.measure(generation.key, cells, plan.store,
-                             lambda task, done, of: watch.measuring(generation.stage_name, task, done, of))
+        session.pool.measure(
+            generation.key,
+            cells,
+            plan.store,
+            lambda task, done, of: watch.measuring(generation.stage_name, task, done, of),
+        )

@@ -24,8 +24,13 @@ class Live:
         self._every = plain_every
         self._last = 0.0
         self._bars = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True), console=self.console, transient=True,
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
         )
         self._bar: TaskID | None = None
 
@@ -46,8 +51,13 @@ class Live:
         """Shows step, loss, tokens a second and the time left."""
         speed = progress.tokens / max(progress.seconds, 1e-9)
         left = (progress.steps - progress.step) * progress.seconds / max(1, progress.step)
-        self._show(f"{line} · training {stage}", progress.step, progress.steps,
-                   f"loss {progress.loss:.4f}  {speed:,.0f} tokens/s", f"ETA {left:.0f} s")
+        self._show(
+            f"{line} · training {stage}",
+            progress.step,
+            progress.steps,
+            f"loss {progress.loss:.4f}  {speed:,.0f} tokens/s",
+            f"ETA {left:.0f} s",
+        )
 
     def measuring(self, stage: str, task: str, done: int, of: int) -> None:
         """Shows which task a generation is measured on."""
@@ -89,14 +99,19 @@ def show_outcome(outcome: Outcome) -> None:
         console.print(table)
     trained = len(outcome.built)
     total = len({g.key for line in outcome.lines for g in line.generations if g.parent})
-    console.print(f"{trained} of {total} generations trained now, {total - trained} taken from the store; "
-                  f"{outcome.seconds:.1f} s", markup=False)
+    console.print(
+        f"{trained} of {total} generations trained now, {total - trained} taken from the store; "
+        f"{outcome.seconds:.1f} s",
+        markup=False,
+    )
 
 
 def matrix_table(name: str, matrix: ScoreMatrix) -> Table:
     """The score matrix as a table; a star marks the generation that was taught the task."""
     heading, *rows = matrix.table()
-    table = Table(title=f"score matrix: {name}", title_justify="left", caption="* taught by this stage", caption_justify="left")
+    table = Table(
+        title=f"score matrix: {name}", title_justify="left", caption="* taught by this stage", caption_justify="left"
+    )
     for number, cell in enumerate(heading):
         table.add_column(cell, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:

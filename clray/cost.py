@@ -26,8 +26,13 @@ class Cost:
 def model_shape(config: Any, parameters: int) -> dict[str, int]:
     """Numbers of a Hugging Face config that the cost depends on."""
     text = config.get_text_config()
-    return {"parameters": parameters, "hidden": int(text.hidden_size), "layers": int(text.num_hidden_layers),
-            "vocabulary": int(text.vocab_size), "tied": int(bool(getattr(text, "tie_word_embeddings", False)))}
+    return {
+        "parameters": parameters,
+        "hidden": int(text.hidden_size),
+        "layers": int(text.num_hidden_layers),
+        "vocabulary": int(text.vocab_size),
+        "tied": int(bool(getattr(text, "tie_word_embeddings", False))),
+    }
 
 
 def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int, full: bool) -> float:
@@ -40,8 +45,11 @@ def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int
     embedding = shape["vocabulary"] * shape["hidden"]
     body = shape["parameters"] - embedding * (1 if shape["tied"] else 2)
     factor = 6 if full else 4
-    return (factor * body * tokens + factor * embedding * targets
-            + 6.0 * shape["layers"] * shape["hidden"] * sequence_length * tokens)
+    return (
+        factor * body * tokens
+        + factor * embedding * targets
+        + 6.0 * shape["layers"] * shape["hidden"] * sequence_length * tokens
+    )
 
 
 def lora_parameters(shape: dict[str, int], rank: int) -> int:
@@ -67,11 +75,23 @@ def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> f
     return weights + gradients + held + activations
 
 
-def estimate(*, shape: dict[str, int], recipe: dict[str, Any], compute: Compute, tokens: int, targets: int,
-             speeds: Sequence[float]) -> Cost:
+def estimate(
+    *,
+    shape: dict[str, int],
+    recipe: dict[str, Any],
+    compute: Compute,
+    tokens: int,
+    targets: int,
+    speeds: Sequence[float],
+) -> Cost:
     """The cost of a stage; `speeds` are FLOP/s that earlier generations of the store reached, oldest first."""
     amount = flops(shape, tokens, targets, recipe["sequence_length"], recipe["adapter"]["kind"] == "full")
     guess = (GPU_FLOPS_PER_SECOND if compute.gpus_per_worker else CPU_FLOPS_PER_SECOND) * compute.workers
     speed = next((s for s in reversed(speeds) if s), guess)
-    return Cost(tokens=tokens, targets=targets, flops=amount, seconds=amount / speed,
-                bytes_per_device=memory(shape, recipe, compute))
+    return Cost(
+        tokens=tokens,
+        targets=targets,
+        flops=amount,
+        seconds=amount / speed,
+        bytes_per_device=memory(shape, recipe, compute),
+    )

@@ -53,8 +53,12 @@ class Outcome:
         """The outcome as plain values: what the report and `--json` show."""
         stream = self.plan.stream
         return {
-            "stream": {"name": stream.name, "description": stream.description, "seed": stream.seed,
-                       "spec_yaml": loading.to_yaml(stream)},
+            "stream": {
+                "name": stream.name,
+                "description": stream.description,
+                "seed": stream.seed,
+                "spec_yaml": loading.to_yaml(stream),
+            },
             "created": self.created,
             "seconds": round(self.seconds, 1),
             "environment": self.line.generations[-1].environment,
@@ -67,8 +71,12 @@ class Outcome:
             "matrix": line.matrix.to_dict(),
             "metrics": line.metrics,
             "generations": [
-                {**g.to_dict(), "curve": line.curves.get(g.key, []), "version": self.versions.get(g.key),
-                 "built": g.key in self.built}
+                {
+                    **g.to_dict(),
+                    "curve": line.curves.get(g.key, []),
+                    "version": self.versions.get(g.key),
+                    "built": g.key in self.built,
+                }
                 for g in line.generations
             ],
         }
@@ -79,12 +87,14 @@ def line_outcome(plan: Plan, line: Line) -> LineOutcome:
     generations = tuple(generation_of(plan, key) for key in line.keys)
     matrix = score_matrix(plan, line)
     curves = {g.key: plan.store.read_json(f"generations/{g.key}/curve.json") or [] for g in generations}
-    return LineOutcome(name=line.name, generations=generations, matrix=matrix, metrics=continual_metrics(matrix),
-                       curves=curves)
+    return LineOutcome(
+        name=line.name, generations=generations, matrix=matrix, metrics=continual_metrics(matrix), curves=curves
+    )
 
 
 def score_matrix(plan: Plan, line: Line) -> ScoreMatrix:
     """The score matrix of the line; cells not measured yet are None."""
+
     def cell(key: str, number: int) -> float | None:
         spec = plan.tasks[number]
         found = plan.store.score(key, spec.digest)

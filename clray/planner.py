@@ -82,8 +82,12 @@ def make_plan(stream: Stream) -> Plan:
     lines = [plan_line("stream", stream, store)]
     lines += [plan_line(name, loading.variant(stream, name), store) for name in stream.controls]
     base = lines[0].base
-    return Plan(stream=stream, store=store, lines=tuple(lines),
-                tasks=tuple(_task(stream, number, base, store) for number in range(len(stream.tasks))))
+    return Plan(
+        stream=stream,
+        store=store,
+        lines=tuple(lines),
+        tasks=tuple(_task(stream, number, base, store) for number in range(len(stream.tasks))),
+    )
 
 
 def plan_line(name: str, stream: Stream, store: Store) -> Line:
@@ -92,14 +96,25 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
     parent, parent_stage = base.generation.key, {}
     stages: list[PlannedStage] = []
     for index, stage in enumerate(stream.stages, 1):
-        recipe = resolve(stream, stage, parent_stage)
+        recipe = resolve(stream, stage, parent_stage, first=index == 1)
         _check_positions(stage, recipe, base)
         own = _records(stream, stage, recipe, base, store)
         earlier = stream.stages[: index - 1] if recipe.replays else ()
         past = tuple((old.name, _records(stream, old, recipe, base, store)) for old in earlier)
         key = generation_key(parent, recipe.resolved, [own.digest], [spec.digest for _, spec in past], stream.seed)
-        stages.append(PlannedStage(stage=stage, index=index, parent=parent, key=key, recipe=recipe,
-                                   parent_stage=parent_stage, own=own, past=past, seed=stream.seed))
+        stages.append(
+            PlannedStage(
+                stage=stage,
+                index=index,
+                parent=parent,
+                key=key,
+                recipe=recipe,
+                parent_stage=parent_stage,
+                own=own,
+                past=past,
+                seed=stream.seed,
+            )
+        )
         parent, parent_stage = key, recipe.resolved
     return Line(name=name, stream=stream, base=base, stages=tuple(stages))
 
@@ -119,14 +134,20 @@ def _records(stream: Stream, stage: Stage, recipe: Recipe, base: Base, store: St
 def _check_positions(stage: Stage, recipe: Recipe, base: Base) -> None:
     length = recipe.resolved["sequence_length"]
     if base.max_positions is not None and length > base.max_positions:
-        raise ModelError(f"stage '{stage.name}': sequence_length {length} is more than the {base.max_positions} positions of "
-                         "the base model; lower it")
+        raise ModelError(
+            f"stage '{stage.name}': sequence_length {length} is more than the {base.max_positions} positions of "
+            "the base model; lower it"
+        )
 
 
 def _task(stream: Stream, number: int, base: Base, store: Store) -> TaskSpec:
     task = stream.tasks[number]
-    longest = min(stream.sequence_length if "sequence_length" in stream.model_fields_set or not stream.stages
-                  else max(stage.sequence_length for stage in stream.stages), base.max_positions or 10**9)
+    longest = min(
+        stream.sequence_length
+        if "sequence_length" in stream.model_fields_set or not stream.stages
+        else max(stage.sequence_length for stage in stream.stages),
+        base.max_positions or 10**9,
+    )
     return TaskSpec(
         task=task,
         sources=records.open_sources(task.data, store),
@@ -157,20 +178,35 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
     recipe = planned.recipe.resolved
     own_index = mixture.index_of(store, planned.stage.name, own)
     draws = tuple(draw(recipe["replay"], own_index, [mixture.index_of(store, *item) for item in past], planned.seed))
-    mixed = mixture.MixtureSpec(stage=planned.stage.name, own=own, past=tuple(m for _, m in past) if draws else (),
-                                draws=draws, sequence_length=recipe["sequence_length"])
+    mixed = mixture.MixtureSpec(
+        stage=planned.stage.name,
+        own=own,
+        past=tuple(m for _, m in past) if draws else (),
+        draws=draws,
+        sequence_length=recipe["sequence_length"],
+    )
     packed = mixture.prepare(mixed, store)
     batches = plan_batches(recipe["length"], packed.rows, packed.tokens, recipe["batch"], planned.seed)
-    return PreparedStage(planned=planned, mixture=mixed, packed=packed, draws=draws, batches=batches,
-                         cost=_cost(planned, packed, batches, line, store))
+    return PreparedStage(
+        planned=planned,
+        mixture=mixed,
+        packed=packed,
+        draws=draws,
+        batches=batches,
+        cost=_cost(planned, packed, batches, line, store),
+    )
 
 
 def _cost(planned: PlannedStage, packed: Manifest, batches: BatchPlan, line: Line, store: Store) -> cost.Cost:
     shape = line.base.generation.training["shape"]
     seen = batches.total / packed.rows
     return cost.estimate(
-        shape=shape, recipe=planned.recipe.resolved, compute=line.stream.compute, tokens=round(packed.tokens * seen),
-        targets=round(packed.targets * seen), speeds=[g.training.get("flops_per_second", 0) for g in store.generations()],
+        shape=shape,
+        recipe=planned.recipe.resolved,
+        compute=line.stream.compute,
+        tokens=round(packed.tokens * seen),
+        targets=round(packed.targets * seen),
+        speeds=[g.training.get("flops_per_second", 0) for g in store.generations()],
     )
 
 

@@ -26,8 +26,13 @@ def connect(stream: Stream) -> None:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             cores = os.cpu_count() or 1
-            ray.init(address="local", num_cpus=max(cores, demand(stream)["CPU"] + 1), log_to_driver=False,
-                     include_dashboard=False, logging_level=logging.ERROR)
+            ray.init(
+                address="local",
+                num_cpus=max(cores, demand(stream)["CPU"] + 1),
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+            )
     check_resources(demand(stream), ray.cluster_resources())
 
 
@@ -44,8 +49,10 @@ def quiet() -> None:
 def demand(stream: Stream) -> dict[str, int]:
     """CPUs and GPUs that the training group and the scoring actors of the stream hold together."""
     compute, evaluation = stream.compute, stream.evaluation
-    return {"CPU": compute.workers * compute.cpus_per_worker + evaluation.workers,
-            "GPU": compute.workers * compute.gpus_per_worker}
+    return {
+        "CPU": compute.workers * compute.cpus_per_worker + evaluation.workers,
+        "GPU": compute.workers * compute.gpus_per_worker,
+    }
 
 
 def check_resources(wanted: dict[str, int], present: dict[str, float]) -> None:

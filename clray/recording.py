@@ -33,13 +33,23 @@ def generation(planned: PlannedStage, prepared: PreparedStage, result: StageResu
         adapter=None if result.base == planned.key else planned.recipe.resolved["adapter"],
         stage=planned.recipe.resolved,
         inheritance=planned.recipe.inheritance,
-        data={**prepared.packed.summary(), "origins": prepared.packed.provenance["origins"],
-              "records": prepared.packed.provenance["records"],
-              "sources": prepared.mixture.own.provenance["sources"]},
-        receipt={"seed": planned.seed, "replay": planned.recipe.resolved["replay"],
-                 "draws": [draw.receipt() for draw in prepared.draws]},
-        training={**result.training, "flops": flops, "flops_per_second": flops / seconds,
-                  "bytes_per_device": prepared.cost.bytes_per_device},
+        data={
+            **prepared.packed.summary(),
+            "origins": prepared.packed.provenance["origins"],
+            "records": prepared.packed.provenance["records"],
+            "sources": prepared.mixture.own.provenance["sources"],
+        },
+        receipt={
+            "seed": planned.seed,
+            "replay": planned.recipe.resolved["replay"],
+            "draws": [draw.receipt() for draw in prepared.draws],
+        },
+        training={
+            **result.training,
+            "flops": flops,
+            "flops_per_second": flops / seconds,
+            "bytes_per_device": prepared.cost.bytes_per_device,
+        },
         environment=environment(),
         files=result.files,
         created=now(),
@@ -73,11 +83,18 @@ class Recorder:
         store = self._plan.store
         if made.key in self.versions:
             return
-        artifacts = {"generation.json": made.to_dict(), "receipt.json": made.receipt,
-                     "environment.json": made.environment, "spec.yaml": loading.to_yaml(line.stream)}
+        artifacts = {
+            "generation.json": made.to_dict(),
+            "receipt.json": made.receipt,
+            "environment.json": made.environment,
+            "spec.yaml": loading.to_yaml(line.stream),
+        }
         self.versions[made.key] = self._ledger.record(
-            made, self._run, store.uri(f"generations/{made.key}/weights"),
-            store.read_json(f"generations/{made.key}/curve.json") or [], artifacts,
+            made,
+            self._run,
+            store.uri(f"generations/{made.key}/weights"),
+            store.read_json(f"generations/{made.key}/curve.json") or [],
+            artifacts,
             latest=line is self._plan.lines[0],
         )
 

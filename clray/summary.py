@@ -48,9 +48,14 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain values."""
-        return {"stream": self.stream, "stages": [asdict(row) for row in self.rows], "cells": self.cells,
-                "missing_cells": self.missing_cells, "to_build": len(self.to_build),
-                "seconds": sum(row.seconds for row in self.to_build)}
+        return {
+            "stream": self.stream,
+            "stages": [asdict(row) for row in self.rows],
+            "cells": self.cells,
+            "missing_cells": self.missing_cells,
+            "to_build": len(self.to_build),
+            "seconds": sum(row.seconds for row in self.to_build),
+        }
 
     def show(self) -> None:
         """Prints the numbers as a table."""
@@ -64,16 +69,30 @@ class Summary:
         for heading in ("tokens", "targets", "steps", "replayed", "FLOPs", "time", "memory"):
             table.add_column(heading, justify="right")
         for row in self.rows:
-            table.add_row(row.line, row.stage, row.kind, row.state, row.key[:10], f"{row.tokens:,}", f"{row.targets:,}",
-                          f"{row.steps:,}", f"{row.replayed:.1%}", f"{row.flops:.1e}", f"~{duration(row.seconds)}",
-                          f"~{row.bytes_per_device / 2**30:.2f} GiB")
+            table.add_row(
+                row.line,
+                row.stage,
+                row.kind,
+                row.state,
+                row.key[:10],
+                f"{row.tokens:,}",
+                f"{row.targets:,}",
+                f"{row.steps:,}",
+                f"{row.replayed:.1%}",
+                f"{row.flops:.1e}",
+                f"~{duration(row.seconds)}",
+                f"~{row.bytes_per_device / 2**30:.2f} GiB",
+            )
         console.print(table)
         for row in self.rows:
             for note in row.notes:
                 console.print(f"{row.line} · {row.stage}: {note}", markup=False)
         build = self.to_build
-        console.print(f"{len(build)} stages to train (~{duration(sum(row.seconds for row in build))}), "
-                      f"{self.missing_cells} of {self.cells} scores to measure", markup=False)
+        console.print(
+            f"{len(build)} stages to train (~{duration(sum(row.seconds for row in build))}), "
+            f"{self.missing_cells} of {self.cells} scores to measure",
+            markup=False,
+        )
 
 
 def summarise(plan: Plan) -> Summary:
@@ -90,17 +109,31 @@ def summarise(plan: Plan) -> Summary:
                 rows.append(_cached(plan, line, planned))
             seen.add(planned.key)
     keys = {key for line in plan.lines for key in line.keys}
-    return Summary(stream=plan.stream.name, rows=tuple(rows), cells=len(keys) * len(plan.tasks),
-                   missing_cells=len(plan.missing_cells))
+    return Summary(
+        stream=plan.stream.name,
+        rows=tuple(rows),
+        cells=len(keys) * len(plan.tasks),
+        missing_cells=len(plan.missing_cells),
+    )
 
 
 def _to_build(line: Line, planned: PlannedStage, prepared: PreparedStage, state: str) -> Row:
     origins = prepared.packed.provenance["origins"]
     return Row(
-        line=line.name, stage=planned.stage.name, kind=planned.stage.kind, key=planned.key, state=state,
-        rows=prepared.packed.rows, tokens=prepared.cost.tokens, targets=prepared.cost.targets,
-        steps=prepared.batches.steps, batch=prepared.batches.size, replayed=_replayed(origins), flops=prepared.cost.flops,
-        seconds=prepared.cost.seconds, bytes_per_device=prepared.cost.bytes_per_device,
+        line=line.name,
+        stage=planned.stage.name,
+        kind=planned.stage.kind,
+        key=planned.key,
+        state=state,
+        rows=prepared.packed.rows,
+        tokens=prepared.cost.tokens,
+        targets=prepared.cost.targets,
+        steps=prepared.batches.steps,
+        batch=prepared.batches.size,
+        replayed=_replayed(origins),
+        flops=prepared.cost.flops,
+        seconds=prepared.cost.seconds,
+        bytes_per_device=prepared.cost.bytes_per_device,
         notes=tuple(describe(planned.recipe, planned.parent_stage)),
     )
 
@@ -109,10 +142,21 @@ def _cached(plan: Plan, line: Line, planned: PlannedStage) -> Row:
     generation = generation_of(plan, planned.key)
     data, training = generation.data, generation.training
     return Row(
-        line=line.name, stage=planned.stage.name, kind=planned.stage.kind, key=planned.key, state="cached",
-        rows=data["rows"], tokens=training["tokens"], targets=training["targets"], steps=training["steps"],
-        batch=generation.stage["batch"], replayed=_replayed(data["origins"]), flops=training["flops"],
-        seconds=training["seconds"], bytes_per_device=training["bytes_per_device"], notes=(),
+        line=line.name,
+        stage=planned.stage.name,
+        kind=planned.stage.kind,
+        key=planned.key,
+        state="cached",
+        rows=data["rows"],
+        tokens=training["tokens"],
+        targets=training["targets"],
+        steps=training["steps"],
+        batch=generation.stage["batch"],
+        replayed=_replayed(data["origins"]),
+        flops=training["flops"],
+        seconds=training["seconds"],
+        bytes_per_device=training["bytes_per_device"],
+        notes=(),
     )
 
 
@@ -125,10 +169,12 @@ def arithmetic(line: Line, prepared: PreparedStage) -> str:
     """One line of arithmetic, printed before a stage is trained."""
     origins, batches, cost = prepared.packed.provenance["origins"], prepared.batches, prepared.cost
     replayed = ", ".join(f"{o['rows']} of {o['stage']}" for o in origins[1:] if o["rows"])
-    return (f"{line.name} · {prepared.planned.stage.name}: {origins[0]['rows']:,} examples"
-            + (f" + replayed {replayed}" if replayed else "")
-            + f" -> {prepared.packed.rows:,} sequences, {batches.total:,} seen / batch {batches.size} = {batches.steps:,} steps, "
-            f"{cost.tokens:,} tokens ({cost.targets:,} targets), {cost.flops:.1e} FLOPs, ~{duration(cost.seconds)}")
+    return (
+        f"{line.name} · {prepared.planned.stage.name}: {origins[0]['rows']:,} examples"
+        + (f" + replayed {replayed}" if replayed else "")
+        + f" -> {prepared.packed.rows:,} sequences, {batches.total:,} seen / batch {batches.size} = {batches.steps:,} steps, "
+        f"{cost.tokens:,} tokens ({cost.targets:,} targets), {cost.flops:.1e} FLOPs, ~{duration(cost.seconds)}"
+    )
 
 
 def duration(seconds: float) -> str:

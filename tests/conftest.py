@@ -14,8 +14,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RAY_ADDRESS", None)
 
-WORDS = ("red green blue one two three sun moon star cat dog bird runs sleeps sings fast slow now then here there "
-         "the a of and in on at to is was will not ever again").split()
+WORDS = (
+    "red green blue one two three sun moon star cat dog bird runs sleeps sings fast slow now then here there "
+    "the a of and in on at to is was will not ever again"
+).split()
 
 
 def sentences(count: int, seed: int) -> list[str]:
@@ -55,7 +57,13 @@ def ray_cluster():
     import ray
 
     with tempfile.TemporaryDirectory(prefix="clray-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-                 _temp_dir=folder)
+        ray.init(
+            address="local",
+            num_cpus=6,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=folder,
+        )
         yield
         ray.shutdown()

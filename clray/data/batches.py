@@ -40,9 +40,12 @@ class PackedShards:
     def __getitem__(self, row: int) -> Sequence:
         chunk = int(np.searchsorted(self._ends, row, side="right"))
         inside = row - (int(self._ends[chunk - 1]) if chunk else 0)
-        return Sequence(**{
-            name: chunks[chunk][inside].values.to_numpy(zero_copy_only=False) for name, chunks in self._columns.items()
-        })
+        return Sequence(
+            **{
+                name: chunks[chunk][inside].values.to_numpy(zero_copy_only=False)
+                for name, chunks in self._columns.items()
+            }
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,9 @@ class BatchPlan:
         """Row numbers of global batch `step`."""
         positions = np.arange(step * self.size, min((step + 1) * self.size, self.total))
         epochs = positions // self.num_rows
-        return np.concatenate([self._permutation(int(epoch))[positions[epochs == epoch] % self.num_rows]
-                               for epoch in np.unique(epochs)])
+        return np.concatenate(
+            [self._permutation(int(epoch))[positions[epochs == epoch] % self.num_rows] for epoch in np.unique(epochs)]
+        )
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)
@@ -77,7 +81,7 @@ class BatchPlan:
         """Row numbers of each micro-batch of `rank`; every rank gets the same number, a spare one is empty."""
         rows = self.rows(step)
         for start in range(0, self.size, micro * world):
-            yield rows[start + rank * micro: start + (rank + 1) * micro]
+            yield rows[start + rank * micro : start + (rank + 1) * micro]
 
 
 def plan_batches(length: dict[str, Any], num_rows: int, num_tokens: int, size: int, seed: int) -> BatchPlan:

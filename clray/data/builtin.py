@@ -25,12 +25,34 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 SPLITS = {"train": range(0, 80), "dev": range(80, 85), "test": range(85, 100)}
 # Tests, tools and tables: not what a library's text looks like, or not part of every installation.
-SKIPPED = frozenset({"config", "distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "tests",
-                     "turtledemo", "dist-packages", "site-packages"})
+SKIPPED = frozenset(
+    {
+        "config",
+        "distutils",
+        "encodings",
+        "ensurepip",
+        "idlelib",
+        "lib2to3",
+        "pydoc_data",
+        "test",
+        "tests",
+        "turtledemo",
+        "dist-packages",
+        "site-packages",
+    }
+)
 KEYWORDS = ("def", "for", "if", "raise", "return")
 PACKAGES = ("asyncio", "email", "tkinter", "unittest", "xml")
-CATEGORIES = {"Lu": "capital", "Ll": "small", "Lo": "letter", "Mn": "mark", "Nd": "digit", "Po": "punctuation",
-              "Sm": "operator", "So": "symbol"}
+CATEGORIES = {
+    "Lu": "capital",
+    "Ll": "small",
+    "Lo": "letter",
+    "Mn": "mark",
+    "Nd": "digit",
+    "Po": "punctuation",
+    "Sm": "operator",
+    "So": "symbol",
+}
 DOCUMENT, SNIPPET = 800, 160
 
 
@@ -61,8 +83,10 @@ def records(name: str, split: str) -> list[Record]:
         raise DataError(f"source 'builtin:{name}' has no split '{split}'; it has {', '.join(SPLITS)}")
     found = [dict(record) for record in _split_records(name)[split]]
     if not found:
-        raise DataError(f"source 'builtin:{name}': this Python carries no such text ({sysconfig.get_path('stdlib')}); "
-                        "run a Python with its standard library as source files")
+        raise DataError(
+            f"source 'builtin:{name}': this Python carries no such text ({sysconfig.get_path('stdlib')}); "
+            "run a Python with its standard library as source files"
+        )
     return found
 
 
@@ -135,7 +159,9 @@ def _code() -> Iterator[Item]:
 
 def _unicode() -> Iterator[Item]:
     """One line a named character: a domain unlike prose and unlike code."""
-    lines = (f"{ord(c):04X};{name};{unicodedata.category(c)};{unicodedata.bidirectional(c)}" for c, name in _characters())
+    lines = (
+        f"{ord(c):04X};{name};{unicodedata.category(c)};{unicodedata.bidirectional(c)}" for c, name in _characters()
+    )
     return _texts("\n".join(block) for block in zip(*[lines] * 24, strict=False))
 
 
@@ -180,7 +206,9 @@ def _modules() -> tuple[_Module, ...]:
 
 
 def _skipped(file: Path) -> bool:
-    return any(part.partition("-")[0] in SKIPPED or part in SKIPPED for part in file.parts) or file.name.startswith("_sys")
+    return any(part.partition("-")[0] in SKIPPED or part in SKIPPED for part in file.parts) or file.name.startswith(
+        "_sys"
+    )
 
 
 def _parsed(path: Path, package: str) -> _Module:

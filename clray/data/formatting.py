@@ -70,8 +70,10 @@ def encode_example(tokenizer: Any, record: dict[str, Any], form: Format, limit: 
         first = encoded.targets.index(True)
         prompt, answer = encoded.ids[:first], encoded.ids[first:]
         if not all(encoded.targets[first:]) and form.overlong != "skip":
-            raise DataError(f"{place}: the conversation has {len(encoded.ids)} tokens, {limit} fit; raise "
-                            "sequence_length, shorten it, or set format.overlong=skip")
+            raise DataError(
+                f"{place}: the conversation has {len(encoded.ids)} tokens, {limit} fit; raise "
+                "sequence_length, shorten it, or set format.overlong=skip"
+            )
     else:
         prompt = encode_prompt(tokenizer, record, form)
         answer = encode_answer(tokenizer, str(record["output"]), form)
@@ -98,7 +100,7 @@ def fit_prompt(prompt: list[int], answer: int, limit: int, form: Format, place: 
             f"{limit} tokens; raise sequence_length, or set format.overlong to truncate or skip"
         )
     head = (room + 1) // 2
-    return prompt[:head] + prompt[len(prompt) - (room - head):]
+    return prompt[:head] + prompt[len(prompt) - (room - head) :]
 
 
 def _messages(record: dict[str, Any]) -> list[dict[str, str]]:
@@ -110,8 +112,10 @@ def _messages(record: dict[str, Any]) -> list[dict[str, str]]:
 
 def _chat_ids(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> list[int]:
     if not tokenizer.chat_template:
-        raise DataError("the tokenizer has no chat template; give format.prompt a text template with "
-                        "{instruction} and {input}, or use records with instruction and output")
+        raise DataError(
+            "the tokenizer has no chat template; give format.prompt a text template with "
+            "{instruction} and {input}, or use records with instruction and output"
+        )
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
     return text_ids(tokenizer, text)
 
@@ -126,8 +130,10 @@ def _encode_chat(tokenizer: Any, record: dict[str, Any], place: str) -> Encoded:
         before = _chat_ids(tokenizer, messages[:turn], generation=True)
         after = _chat_ids(tokenizer, messages[: turn + 1], generation=False)
         if after[: len(before)] != before or before[: len(ids)] != ids:
-            raise DataError(f"{place}: the chat template rewrites earlier turns, so the loss cannot be limited to "
-                            f"turn {turn + 1}; keep only the last assistant turn in a record")
+            raise DataError(
+                f"{place}: the chat template rewrites earlier turns, so the loss cannot be limited to "
+                f"turn {turn + 1}; keep only the last assistant turn in a record"
+            )
         targets += [False] * (len(before) - len(ids)) + [True] * (len(after) - len(before))
         ids = after
     return Encoded(ids, targets)

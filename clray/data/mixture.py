@@ -69,21 +69,27 @@ def prepare(spec: MixtureSpec, store: Store) -> Manifest:
 
     units = _units(spec)
     read = functools.partial(_read, units=units, store=store, num_parts=spec.num_parts)
-    pack = functools.partial(_pack, store=store, folder=folder, capacity=spec.sequence_length,
-                             num_origins=len(spec.names))
+    pack = functools.partial(
+        _pack, store=store, folder=folder, capacity=spec.sequence_length, num_origins=len(spec.names)
+    )
     rows = run_dataset(
-        lambda data: data.from_items([{"unit": number} for number in range(len(units))], override_num_blocks=len(units))
-        .map_batches(read, batch_size=1, batch_format="pyarrow")
-        .groupby("part", num_partitions=spec.num_parts)
-        .map_groups(pack, batch_format="pyarrow")
+        lambda data: (
+            data.from_items([{"unit": number} for number in range(len(units))], override_num_blocks=len(units))
+            .map_batches(read, batch_size=1, batch_format="pyarrow")
+            .groupby("part", num_partitions=spec.num_parts)
+            .map_groups(pack, batch_format="pyarrow")
+        )
     )
     counts = [row.pop("counts") for row in rows]
     manifest = Manifest(
         digest=spec.digest,
         folder=folder,
         parts=tuple(sorted((Part(**row) for row in rows), key=lambda part: part.name)),
-        provenance={"sequence_length": spec.sequence_length, "origins": _origins(spec.names, counts),
-                    "records": [spec.own.digest, *(draw.origin.digest for draw in spec.draws)]},
+        provenance={
+            "sequence_length": spec.sequence_length,
+            "origins": _origins(spec.names, counts),
+            "records": [spec.own.digest, *(draw.origin.digest for draw in spec.draws)],
+        },
     )
     manifest.commit(store)
     return manifest
@@ -91,8 +97,10 @@ def prepare(spec: MixtureSpec, store: Store) -> Manifest:
 
 def _origins(names: Sequence[str], counts: Sequence[list[list[int]]]) -> list[dict[str, Any]]:
     totals = np.sum(np.asarray(counts, dtype=np.int64), axis=0)
-    return [{"stage": name, "rows": int(rows), "tokens": int(tokens), "targets": int(targets)}
-            for name, (rows, tokens, targets) in zip(names, totals, strict=True)]
+    return [
+        {"stage": name, "rows": int(rows), "tokens": int(tokens), "targets": int(targets)}
+        for name, (rows, tokens, targets) in zip(names, totals, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -127,8 +135,11 @@ def _read(batch: pa.Table, units: list[_Unit], store: Store, num_parts: int) -> 
         table = pa.ipc.open_file(pa.memory_map(str(folder / unit.part))).read_all()
         table = table if unit.rows is None else table.take(pa.array(unit.rows))
         part = [int(name[8:16], 16) % num_parts for name in table["digest"].to_pylist()]
-        tables.append(table.append_column("origin", pa.array([unit.origin] * table.num_rows, pa.int32()))
-                      .append_column("part", pa.array(part, pa.int32())))
+        tables.append(
+            table.append_column("origin", pa.array([unit.origin] * table.num_rows, pa.int32())).append_column(
+                "part", pa.array(part, pa.int32())
+            )
+        )
     return pa.concat_tables(tables)
 
 
@@ -146,25 +157,30 @@ def _pack(table: pa.Table, store: Store, folder: str, capacity: int, num_origins
     def tokens(values: np.ndarray, row: list[int], context: bool) -> np.ndarray:
         parts = []
         for piece in (pieces[index] for index in row):
-            part = values[starts[piece.example] + piece.start: starts[piece.example] + piece.stop].copy()
+            part = values[starts[piece.example] + piece.start : starts[piece.example] + piece.stop].copy()
             if context:
                 part[: max(1, piece.context)] = False
             parts.append(part)
         return np.concatenate(parts)
 
     packed_targets = [tokens(target_values, row, True) for row in rows]
-    packed = pa.table({
-        "ids": pa.array([tokens(id_values, row, False) for row in rows], pa.list_(pa.int32())),
-        "targets": pa.array(packed_targets, pa.list_(pa.bool_())),
-        "segments": pa.array([[pieces[i].length for i in row] for row in rows], pa.list_(pa.int32())),
-        "origins": pa.array([[origins[pieces[i].example] for i in row] for row in rows], pa.list_(pa.int16())),
-        "num_tokens": pa.array([sum(pieces[i].length for i in row) for row in rows], pa.int32()),
-        "num_targets": pa.array([int(t.sum()) for t in packed_targets], pa.int32()),
-    })
+    packed = pa.table(
+        {
+            "ids": pa.array([tokens(id_values, row, False) for row in rows], pa.list_(pa.int32())),
+            "targets": pa.array(packed_targets, pa.list_(pa.bool_())),
+            "segments": pa.array([[pieces[i].length for i in row] for row in rows], pa.list_(pa.int32())),
+            "origins": pa.array([[origins[pieces[i].example] for i in row] for row in rows], pa.list_(pa.int16())),
+            "num_tokens": pa.array([sum(pieces[i].length for i in row) for row in rows], pa.int32()),
+            "num_targets": pa.array([int(t.sum()) for t in packed_targets], pa.int32()),
+        }
+    )
     part = write_part(store, folder, number, packed)
     counts = np.zeros((num_origins, 3), dtype=np.int64)
-    np.add.at(counts, origins, np.stack([np.ones(len(lengths)), lengths, table["num_targets"].to_numpy()], axis=1)
-              .astype(np.int64))
+    np.add.at(
+        counts,
+        origins,
+        np.stack([np.ones(len(lengths)), lengths, table["num_targets"].to_numpy()], axis=1).astype(np.int64),
+    )
     return pa.Table.from_pylist([{**dataclasses.asdict(part), "counts": counts.tolist()}])
 
 

@@ -69,11 +69,15 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
     encode = functools.partial(_encode_batch, spec=spec)
     write = functools.partial(_write_unique, store=store, folder=folder)
     parts = run_dataset(
-        lambda data: data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
-        .map_batches(functools.partial(_read_batch, units=units, kind=spec.kind), batch_size=1, batch_format="pyarrow")
-        .map_batches(encode, batch_size=512, batch_format="pyarrow")
-        .groupby("part", num_partitions=spec.num_parts)
-        .map_groups(write, batch_format="pyarrow")
+        lambda data: (
+            data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
+            .map_batches(
+                functools.partial(_read_batch, units=units, kind=spec.kind), batch_size=1, batch_format="pyarrow"
+            )
+            .map_batches(encode, batch_size=512, batch_format="pyarrow")
+            .groupby("part", num_partitions=spec.num_parts)
+            .map_groups(write, batch_format="pyarrow")
+        )
     )
     left_out = {name: sum(part.pop(name) for part in parts) for name in ("duplicates", "overlong")}
     manifest = Manifest(
@@ -83,8 +87,10 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
         provenance={"kind": spec.kind, "sources": [source.provenance for source in spec.sources], **left_out},
     )
     if not manifest.rows:
-        raise DataError(f"{_names(spec)}: no record is left to train on ({left_out['overlong']} are longer "
-                        f"than {spec.limit} tokens); raise sequence_length, or set format.overlong=truncate")
+        raise DataError(
+            f"{_names(spec)}: no record is left to train on ({left_out['overlong']} are longer "
+            f"than {spec.limit} tokens); raise sequence_length, or set format.overlong=truncate"
+        )
     manifest.commit(store)
     return manifest
 
@@ -95,8 +101,9 @@ def read(sources: tuple[Opened, ...], kind: str) -> list[tuple[dict[str, Any], s
 
     units = [unit for source in sources for unit in source.units]
     rows = run_dataset(
-        lambda data: data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
-        .map_batches(functools.partial(_read_batch, units=units, kind=kind), batch_size=1, batch_format="pyarrow")
+        lambda data: data.from_items(
+            [{"unit": index} for index in range(len(units))], override_num_blocks=len(units)
+        ).map_batches(functools.partial(_read_batch, units=units, kind=kind), batch_size=1, batch_format="pyarrow")
     )
     return [(json.loads(row["record"]), row["place"]) for row in rows]
 
@@ -117,20 +124,25 @@ def _read_batch(batch: pa.Table, units: list[Unit], kind: str) -> Iterator[pa.Ta
                 yield _read_table(rows)
                 rows = []
         if not place:
-            raise DataError(f"{', '.join(units[index].files) or units[index].source['source']}: holds no record; "
-                            "take the source out or fill it")
+            raise DataError(
+                f"{', '.join(units[index].files) or units[index].source['source']}: holds no record; "
+                "take the source out or fill it"
+            )
         yield _read_table(rows)
 
 
 def _read_table(rows: list[tuple[str, str]]) -> pa.Table:
-    return pa.table({"record": pa.array([r for r, _ in rows], pa.string()),
-                     "place": pa.array([p for _, p in rows], pa.string())})
+    return pa.table(
+        {"record": pa.array([r for r, _ in rows], pa.string()), "place": pa.array([p for _, p in rows], pa.string())}
+    )
 
 
 def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str) -> dict[str, Any]:
     """The record in clray's fields. DataError naming place, field and mend where one is missing or empty."""
-    names = {field: source["fields"].get(field, field) for field in ("text", "instruction", "input", "output",
-                                                                     "messages", "choices")}
+    names = {
+        field: source["fields"].get(field, field)
+        for field in ("text", "instruction", "input", "output", "messages", "choices")
+    }
     record = {field: raw[name] for field, name in names.items() if raw.get(name) is not None}
     if source["instruction"] is not None:
         record.setdefault("instruction", source["instruction"])
@@ -147,8 +159,10 @@ def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str
 def _filled(record: dict[str, Any], field: str, names: dict[str, str], raw: dict[str, Any], place: str) -> str:
     value = record.get(field)
     if value is None:
-        raise DataError(f"{place}: the record has no '{names[field]}'; its fields are {', '.join(map(str, raw)) or 'none'}. "
-                        f"Map another with fields: {{{field}: NAME}}")
+        raise DataError(
+            f"{place}: the record has no '{names[field]}'; its fields are {', '.join(map(str, raw)) or 'none'}. "
+            f"Map another with fields: {{{field}: NAME}}"
+        )
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -159,8 +173,14 @@ def _filled(record: dict[str, Any], field: str, names: dict[str, str], raw: dict
 
 
 def _checked_messages(messages: Any, place: str) -> list[dict[str, str]]:
-    fits = isinstance(messages, list) and messages and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages)
+    fits = (
+        isinstance(messages, list)
+        and messages
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
+    )
     if not fits or not any(m["role"] == "assistant" for m in messages):
         raise DataError(f"{place}: 'messages' must be a list of {{role, content}} with at least one assistant turn")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
@@ -196,14 +216,16 @@ def _single(record: dict[str, Any]) -> dict[str, Any]:
 
 def _record_table(rows: list[formatting.Encoded], num_parts: int) -> pa.Table:
     digests = [digest([row.ids, "".join("01"[t] for t in row.targets)]) for row in rows]
-    return pa.table({
-        "digest": pa.array(digests, pa.string()),
-        "ids": pa.array([row.ids for row in rows], pa.list_(pa.int32())),
-        "targets": pa.array([row.targets for row in rows], pa.list_(pa.bool_())),
-        "num_tokens": pa.array([len(row.ids) for row in rows], pa.int32()),
-        "num_targets": pa.array([sum(row.targets) for row in rows], pa.int32()),
-        "part": pa.array([int(d[:8], 16) % num_parts for d in digests], pa.int32()),
-    })
+    return pa.table(
+        {
+            "digest": pa.array(digests, pa.string()),
+            "ids": pa.array([row.ids for row in rows], pa.list_(pa.int32())),
+            "targets": pa.array([row.targets for row in rows], pa.list_(pa.bool_())),
+            "num_tokens": pa.array([len(row.ids) for row in rows], pa.int32()),
+            "num_targets": pa.array([sum(row.targets) for row in rows], pa.int32()),
+            "part": pa.array([int(d[:8], 16) % num_parts for d in digests], pa.int32()),
+        }
+    )
 
 
 def _write_unique(table: pa.Table, store: Store, folder: str) -> pa.Table:

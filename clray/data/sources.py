@@ -64,18 +64,28 @@ def open_source(source: Source, store: Store) -> Opened:
     files = _files(source.source)
     contents = [_file_digest(file, store) for file in files]
     groups = (tuple(f.uri for f in files),) if source.limit else tuple((f.uri,) for f in files)
-    provenance = {"source": source.source.partition("?")[0], "files": [
-        {"name": file.info.base_name, "bytes": file.info.size, "sha256": content}
-        for file, content in zip(files, contents, strict=True)]}
+    provenance = {
+        "source": source.source.partition("?")[0],
+        "files": [
+            {"name": file.info.base_name, "bytes": file.info.size, "sha256": content}
+            for file, content in zip(files, contents, strict=True)
+        ],
+    }
     return _opened(plain, groups, contents, sum(file.info.size for file in files), provenance)
 
 
-def _opened(plain: dict[str, Any], groups: tuple[tuple[str, ...], ...], content: list[str], size: int,
-            provenance: dict[str, Any]) -> Opened:
+def _opened(
+    plain: dict[str, Any],
+    groups: tuple[tuple[str, ...], ...],
+    content: list[str],
+    size: int,
+    provenance: dict[str, Any],
+) -> Opened:
     shape = {name: plain[name] for name in ("split", "fields", "instruction", "limit")}
     location = plain["source"] if plain["source"].startswith(("builtin:", "hf:")) else ""
-    return Opened(tuple(Unit(plain, files) for files in groups), digest([location, shape, sorted(content)]), size,
-                  provenance)
+    return Opened(
+        tuple(Unit(plain, files) for files in groups), digest([location, shape, sorted(content)]), size, provenance
+    )
 
 
 def _filesystem(path: str) -> tuple[fs.FileSystem, str]:
@@ -97,8 +107,10 @@ def _files(pattern: str) -> list[File]:
     except OSError as error:
         raise DataError(f"source '{pattern}' cannot be read: {error}") from error
     if not infos:
-        raise DataError(f"source '{pattern}': no such file (or none that ends in "
-                        f"{', '.join(JSONL + PARQUET + TEXT)}); check the path, the working directory is {Path.cwd()}")
+        raise DataError(
+            f"source '{pattern}': no such file (or none that ends in "
+            f"{', '.join(JSONL + PARQUET + TEXT)}); check the path, the working directory is {Path.cwd()}"
+        )
     prefix, suffix = (f"{pattern.split('://')[0]}://", f"?{query}" if query else "") if remote else ("", "")
     return [File(f"{prefix}{info.path}{suffix}", info) for info in sorted(infos, key=lambda i: i.path)]
 
@@ -196,7 +208,9 @@ def _json_line(line: str, place: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON: {error.msg} at column {error.colno}; each line is one object") from error
+        raise DataError(
+            f"{place}: not valid JSON: {error.msg} at column {error.colno}; each line is one object"
+        ) from error
     if not isinstance(value, dict):
         raise DataError(f"{place}: a record is a JSON object, found {type(value).__name__}")
     return value

@@ -16,18 +16,14 @@ from clray.spec.stream import Evaluation, Stream
 class Scorer:
     """One scoring actor: keeps the last model in memory and scores slices of a task's examples."""
 
-    def __init__(
-        self, storage: str, evaluation: Evaluation, attention: str, trust: bool, threads: int
-    ) -> None:
+    def __init__(self, storage: str, evaluation: Evaluation, attention: str, trust: bool, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._store = Store(storage)
         self._evaluation = evaluation
         self._options = (attention, trust)
-        self._device = torch.device(
-            "cuda" if torch.cuda.is_available() and evaluation.gpus_per_worker else "cpu"
-        )
+        self._device = torch.device("cuda" if torch.cuda.is_available() and evaluation.gpus_per_worker else "cpu")
         self._key = ""
         self._model: Any = None
 
@@ -83,9 +79,7 @@ class ScoringPool:
         )
         self._shard = evaluation.shard_rows
         self._actors = [
-            actor.remote(
-                stream.storage, evaluation, stream.model.attention, stream.model.trust_remote_code, threads
-            )
+            actor.remote(stream.storage, evaluation, stream.model.attention, stream.model.trust_remote_code, threads)
             for _ in range(evaluation.workers)
         ]
 
@@ -110,9 +104,7 @@ class ScoringPool:
         results: dict[str, list[dict[str, Any]]] = {task.digest: [] for task, _ in cells}
         sizes = {task.digest: count for task, count in cells}
         try:
-            for done, (task, answer) in enumerate(
-                zip((task for task, *_ in shards), answers, strict=True), 1
-            ):
+            for done, (task, answer) in enumerate(zip((task for task, *_ in shards), answers, strict=True), 1):
                 results[task.digest] += answer
                 watch(task.task.name, done, len(shards))
                 if len(results[task.digest]) == sizes[task.digest]:

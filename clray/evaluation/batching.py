@@ -27,9 +27,7 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[lis
         yield batch
 
 
-def padded(
-    rows: Sequence[Sequence[int]], value: int, device: torch.device, left: bool = False
-) -> torch.Tensor:
+def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device, left: bool = False) -> torch.Tensor:
     """The rows as one LongTensor (B, T), filled with `value` on the right, or on the left."""
     length = max(len(row) for row in rows)
     fill = ([value] * (length - len(row)) for row in rows)

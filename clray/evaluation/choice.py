@@ -180,13 +180,9 @@ def _result(example: ChoiceExample, sums: list[float], normalise: Normalise) -> 
 def _check(examples: Sequence[ChoiceExample], limit: int | None) -> None:
     for number, example in enumerate(examples):
         if not example.prompt_ids or not example.options or not all(example.options):
-            raise DataError(
-                f"choice example {number} has an empty prompt, an empty option or none; each needs a token"
-            )
+            raise DataError(f"choice example {number} has an empty prompt, an empty option or none; each needs a token")
         if not 0 <= example.gold < len(example.options):
-            raise DataError(
-                f"choice example {number} says option {example.gold} is right, of {len(example.options)}"
-            )
+            raise DataError(f"choice example {number} says option {example.gold} is right, of {len(example.options)}")
         longest = len(example.prompt_ids) + max(map(len, example.options)) - 1
         if limit is not None and longest > limit:
             raise DataError(

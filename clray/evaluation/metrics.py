@@ -165,9 +165,7 @@ AGAINST_SINGLE: dict[str, Callable[[Matrix, LearnedAt, Sequence[Cell]], float]] 
 }
 
 
-def continual_metrics(
-    matrix: ScoreMatrix, single: Mapping[str, float] | None = None
-) -> dict[str, dict[str, float]]:
+def continual_metrics(matrix: ScoreMatrix, single: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
     """All metrics that the matrix defines, grouped by score unit: {"exact_match": {"bwt": -0.1, ...}, ...}.
 
     Tasks of different metrics are never averaged together. `single` gives the scores of models trained on one
@@ -227,9 +225,7 @@ def _cell(R: Matrix, row: int, column: int) -> float:
 def _single(single: Sequence[Cell], column: int) -> float:
     value = single[column]
     if value is None:
-        raise Undefined(
-            f"no single-task score of task {column}: train and measure a model on that task alone"
-        )
+        raise Undefined(f"no single-task score of task {column}: train and measure a model on that task alone")
     return value
 
 

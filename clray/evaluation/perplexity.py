@@ -65,9 +65,7 @@ def windows_of(document: int, num_ids: int, context: int, stride: int) -> Iterat
         start, done = start + stride, stop
 
 
-def _window_nll(
-    model: Any, documents: Sequence[Document], windows: Sequence[Window], pad_id: int
-) -> list[float]:
+def _window_nll(model: Any, documents: Sequence[Document], windows: Sequence[Window], pad_id: int) -> list[float]:
     """The summed -log p of each window's scored tokens. Causal attention never sees padding on the right."""
     ids = padded([documents[w.document].ids[w.start : w.stop] for w in windows], pad_id, model.device)
     width = ids.shape[1]
@@ -78,9 +76,7 @@ def _window_nll(
         logits_NV = model(input_ids=ids, use_cache=False).logits
     target_N = torch.tensor(targets, device=logits_NV.device)
     scores = target_log_probs(logits_NV, torch.arange(len(index), device=target_N.device), target_N)
-    return [
-        -float(part.sum()) for part in torch.split(scores.double().cpu(), [w.stop - w.first for w in windows])
-    ]
+    return [-float(part.sum()) for part in torch.split(scores.double().cpu(), [w.stop - w.first for w in windows])]
 
 
 def _check(model: Any, context: int, stride: int) -> None:
@@ -89,6 +85,5 @@ def _check(model: Any, context: int, stride: int) -> None:
     limit = max_positions(model)
     if limit is not None and context > limit:
         raise ModelError(
-            f"the context of the perplexity is {context} tokens, but the model takes {limit}; "
-            f"give {limit} or fewer"
+            f"the context of the perplexity is {context} tokens, but the model takes {limit}; give {limit} or fewer"
         )

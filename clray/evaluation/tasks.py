@@ -106,9 +106,7 @@ def _references(record: dict[str, Any]) -> tuple[str, ...]:
 def _generate(spec: TaskSpec, tokenizer: Any, record: dict[str, Any], place: str) -> GenerateExample | None:
     prompt = formatting.encode_prompt(tokenizer, record, spec.form)
     fitted = formatting.fit_prompt(prompt, spec.task.max_new_tokens, spec.context, spec.form, place)
-    return (
-        None if fitted is None else GenerateExample(prompt_ids=tuple(fitted), references=_references(record))
-    )
+    return None if fitted is None else GenerateExample(prompt_ids=tuple(fitted), references=_references(record))
 
 
 def _choice(
@@ -117,17 +115,13 @@ def _choice(
     options = tuple(record.get("choices") or shared)
     gold = _references(record)[0]
     if gold not in options:
-        raise DataError(
-            f"{place}: the answer {gold!r} is none of the options {', '.join(map(repr, options[:8]))}"
-        )
+        raise DataError(f"{place}: the answer {gold!r} is none of the options {', '.join(map(repr, options[:8]))}")
     answers = [formatting.encode_answer(tokenizer, option, spec.form) for option in options]
     prompt = formatting.encode_prompt(tokenizer, record, spec.form)
     fitted = formatting.fit_prompt(prompt, max(map(len, answers)), spec.context, spec.form, place)
     if fitted is None:
         return None
-    return ChoiceExample(
-        prompt_ids=tuple(fitted), options=tuple(map(tuple, answers)), gold=options.index(gold)
-    )
+    return ChoiceExample(prompt_ids=tuple(fitted), options=tuple(map(tuple, answers)), gold=options.index(gold))
 
 
 def _all_outputs(found: list[tuple[dict[str, Any], str]]) -> tuple[str, ...]:

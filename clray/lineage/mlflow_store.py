@@ -22,7 +22,8 @@ CHATTY = ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics")
 
 _USER_INFO = re.compile(r"""(?<=://)[^/?#\s"'<>]*@""")
 _SECRET = re.compile(
-    r"""([?&][^=&\s"'<>]*(?:key|secret|token|passw|pwd|credential|signature)[^=&\s"'<>]*=)[^&\s"'<>#]+""", re.I
+    r"""([?&][^=&\s"'<>]*(?:key|secret|token|passw|pwd|credential|signature)[^=&\s"'<>]*=)[^&\s"'<>#]+""",
+    re.I,
 )
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -51,6 +52,12 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
 
 
+def artifacts_beside(uri: str, stream: str) -> str | None:
+    """Folder for the artifacts of a stream beside its SQLite file, as a URI; None where the server decides."""
+    file = sqlite_file(uri)
+    return None if file is None else (file.parent / ARTIFACTS / stream).as_uri()
+
+
 def library() -> Any:
     """The module `mlflow`, imported on first use; StorageError where it is missing or something else.
 
@@ -62,7 +69,9 @@ def library() -> Any:
     try:
         import mlflow
     except ImportError as error:
-        raise StorageError(f"MLflow is not installed ({error}). Install it: pip install 'mlflow>=3.13,<4'.") from error
+        raise StorageError(
+            f"MLflow is not installed ({error}). Install it: pip install 'mlflow>=3.13,<4'."
+        ) from error
     if not hasattr(mlflow, "MlflowClient"):
         raise StorageError(
             "MLflow is not installed, or a folder or file named 'mlflow' stands before it on the Python path. "
@@ -77,8 +86,10 @@ def check(uri: str) -> None:
     """Raises StorageError within seconds where `uri` cannot be used; makes the schema of a new SQLite file."""
     file = sqlite_file(uri)
     if file is None and not re.match(r"https?://[^/]", uri):
-        raise StorageError(f"tracking '{redact(uri)}' is neither an MLflow server nor a SQLite file. Give "
-                           "tracking=http://HOST:5000 or tracking=sqlite:////FOLDER/mlflow.db.")
+        raise StorageError(
+            f"tracking '{redact(uri)}' is neither an MLflow server nor a SQLite file. Give "
+            "tracking=http://HOST:5000 or tracking=sqlite:////FOLDER/mlflow.db."
+        )
     with storage_errors(uri), _environment(QUICK):
         if file is not None:
             _probe(file)
@@ -98,6 +109,21 @@ def storage_errors(uri: str) -> Iterator[None]:
             raise
         what = redact(" ".join(str(error).split()))[:400]
         raise StorageError(f"MLflow at '{redact(uri)}' cannot be used: {what}. {_mend(uri)}") from None
+
+
+@contextlib.contextmanager
+def as_default(uri: str) -> Iterator[None]:
+    """Makes `uri` MLflow's global tracking URI for one call, and puts the one before back.
+
+    To register a `models:/` source, MLflow's SQL store looks the model up at the global URI (seen in 3.17).
+    """
+    mlflow = library()
+    before = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def translated(method: Method) -> Method:
@@ -123,8 +149,10 @@ def _probe(file: Path) -> None:
 def _mend(uri: str) -> str:
     if sqlite_file(uri):
         return "Make the file and its folder writable, or give another with tracking=URI."
-    return ("Start the server (see mlflow/README.md), correct tracking=URI, or leave it out to keep a SQLite file in "
-            "the storage folder. What is trained is in the store: the same command goes on from there.")
+    return (
+        "Start the server (see mlflow/README.md), correct tracking=URI, or leave it out to keep a SQLite file in "
+        "the storage folder. What is trained is in the store: the same command goes on from there."
+    )
 
 
 @contextlib.contextmanager

@@ -16,7 +16,11 @@ MAX_VALUE = 6000
 MAX_NAME = 250
 COUNTS = frozenset({"n", "tokens", "bytes"})
 """What a task counts beside its scores: nothing that a chart over generations should show."""
-CURVE = {"loss": "train/loss", "learning_rate": "train/learning_rate", "tokens_per_second": "train/tokens_per_second"}
+CURVE = {
+    "loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "tokens_per_second": "train/tokens_per_second",
+}
 SUMMARY = ("tokens", "targets", "steps", "seconds", "flops", "tokens_per_second", "first_loss", "last_loss")
 
 Point = tuple[str, float, int]
@@ -37,10 +41,14 @@ class Data:
 def params(value: Any, path: str = "") -> dict[str, str]:
     """Nested values as dotted names -> text within MLflow's limits; what is unset or empty is left out."""
     if isinstance(value, dict):
-        return {k: v for name, inner in value.items() for k, v in params(inner, _join(path, str(name))).items()}
+        return {
+            k: v for name, inner in value.items() for k, v in params(inner, _join(path, str(name))).items()
+        }
     if isinstance(value, list | tuple) and any(isinstance(item, dict | list | tuple) for item in value):
         return {k: v for n, inner in enumerate(value) for k, v in params(inner, _join(path, str(n))).items()}
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
+    text = (
+        ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
+    )
     return {path: redact(text)[:MAX_VALUE]} if text else {}
 
 
@@ -48,13 +56,20 @@ def stream_params(resolved: dict[str, Any]) -> dict[str, str]:
     """Parameters of a stream: its own settings, and the names of stages, tasks and controls (their settings
     stand with each generation and in spec.yaml)."""
     names = {what: list(_names(resolved.get(what))) for what in ("stages", "tasks", "controls")}
-    return params({name: value for name, value in resolved.items() if name not in {*names, "name", "description"}} | names)
+    return params(
+        {name: value for name, value in resolved.items() if name not in {*names, "name", "description"}}
+        | names
+    )
 
 
 def curve_points(curve: list[dict[str, float]]) -> list[Point]:
     """The training curve as metrics; step = optimiser step."""
-    return [(name, float(point[field]), int(point["step"])) for point in curve for field, name in CURVE.items()
-            if point.get(field) is not None]
+    return [
+        (name, float(point[field]), int(point["step"]))
+        for point in curve
+        for field, name in CURVE.items()
+        if point.get(field) is not None
+    ]
 
 
 def summary_points(training: dict[str, Any]) -> list[Point]:
@@ -62,13 +77,26 @@ def summary_points(training: dict[str, Any]) -> list[Point]:
     return [(name, float(training[name]), 0) for name in SUMMARY if training.get(name) is not None]
 
 
-def score_points(row: dict[str, dict[str, Any]], continual: dict[str, dict[str, float]], index: int) -> list[Point]:
+def score_points(
+    row: dict[str, dict[str, Any]], continual: dict[str, dict[str, float]], index: int
+) -> list[Point]:
     """A row of the score matrix and the continual metrics up to it, as metrics; step = index of the generation."""
-    scores = {f"score/{task}/{name}": value for task, values in row.items() for name, value in values.items()
-              if name not in COUNTS}
-    metrics = {f"continual/{unit}/{name}": value for unit, values in continual.items() for name, value in values.items()}
-    return [(name, float(value), index) for name, value in (scores | metrics).items()
-            if value is not None and math.isfinite(value)]
+    scores = {
+        f"score/{task}/{name}": value
+        for task, values in row.items()
+        for name, value in values.items()
+        if name not in COUNTS
+    }
+    metrics = {
+        f"continual/{unit}/{name}": value
+        for unit, values in continual.items()
+        for name, value in values.items()
+    }
+    return [
+        (name, float(value), index)
+        for name, value in (scores | metrics).items()
+        if value is not None and math.isfinite(value)
+    ]
 
 
 def datasets(generation: Generation) -> list[Data]:
@@ -76,15 +104,28 @@ def datasets(generation: Generation) -> list[Data]:
     data = generation.data
     if not data.get("digest"):
         return []
-    found = [Data(f"{generation.stage_name} mixture", data["digest"], "training",
-                  {"path": f"mixtures/{data['digest']}"},
-                  {name: data[name] for name in ("rows", "tokens", "targets") if name in data})]
+    found = [
+        Data(
+            f"{generation.stage_name} mixture",
+            data["digest"],
+            "training",
+            {"path": f"mixtures/{data['digest']}"},
+            {name: data[name] for name in ("rows", "tokens", "targets") if name in data},
+        )
+    ]
     origins, records = data.get("origins", []), data.get("records", [])
     for number, (origin, digest) in enumerate(zip(origins, records, strict=False)):
         if origin.get("rows"):
             source = {"path": f"records/{digest}"} | ({} if number else {"sources": data.get("sources", [])})
-            found.append(Data(origin["stage"], digest, "replay" if number else "training", source,
-                              {name: value for name, value in origin.items() if name != "stage"}))
+            found.append(
+                Data(
+                    origin["stage"],
+                    digest,
+                    "replay" if number else "training",
+                    source,
+                    {name: value for name, value in origin.items() if name != "stage"},
+                )
+            )
     return found
 
 
@@ -93,24 +134,42 @@ def run_name(generation: Generation) -> str:
     return f"{generation.index} {generation.stage_name} {generation.short}"
 
 
-def model_name(stream: str, generation: Generation) -> str:
-    """Name of a generation's logged model; MLflow takes no `/ : . % " '` in it."""
-    return re.sub(r"[^\w-]", "-", f"{stream}-{generation.index}-{generation.stage_name}")
+def model_name(generation: Generation) -> str:
+    """Name of a generation's logged model: as its run; MLflow takes no `/ : . % " '` in it."""
+    return re.sub(r"[^\w-]", "-", run_name(generation))
 
 
-def words(generation: Generation, weights_uri: str) -> str:
+def tags(generation: Generation, weights_uri: str, parent_version: str | None) -> dict[str, str]:
+    """What a generation is found by, on its run, logged model and registered version alike."""
+    found = {
+        "clray.stage": generation.stage_name,
+        "clray.index": generation.index,
+        "clray.parent_version": parent_version,
+        "clray.key": generation.key,
+        "clray.parent": generation.parent,
+        "clray.data_digest": generation.data.get("digest"),
+        "clray.weights_uri": redact(weights_uri),
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def words(generation: Generation, weights_uri: str, parent_version: str | None) -> str:
     """Description of a generation, in Markdown."""
     weights = f"Weights: `{redact(weights_uri)}`"
     if generation.parent is None:
-        return f"Generation 0, the base model (`{generation.key}`).\n\n{weights}"
-    training = generation.training
+        return f"Generation 0: the base model.\n\n{weights}"
     kind = f" ({generation.stage['kind']})" if generation.stage.get("kind") else ""
-    made = (f"Generation {generation.index} (`{generation.key}`), made by stage **{generation.stage_name}**{kind} "
-            f"from `{generation.parent}`")
+    parent = f"version {parent_version}" if parent_version else f"`{generation.parent[:10]}`"
+    made = f"Generation {generation.index}: stage **{generation.stage_name}**{kind} on top of {parent}"
+    training = generation.training
     if training.get("tokens"):
-        made += (f": {training['tokens']:,} tokens in {training.get('seconds', 0):,.0f} s "
-                 f"({training.get('tokens_per_second', 0):,.0f} tokens/s)")
-    shown = ", ".join(f"{o['rows']:,} of {o['stage']}" for o in generation.data.get("origins", []) if o.get("rows"))
+        made += (
+            f", {training['tokens']:,} tokens in {training.get('seconds', 0):,.0f} s "
+            f"({training.get('tokens_per_second', 0):,.0f} tokens/s)"
+        )
+    shown = ", ".join(
+        f"{o['rows']:,} of {o['stage']}" for o in generation.data.get("origins", []) if o.get("rows")
+    )
     return "\n\n".join(part for part in (f"{made}.", shown and f"Examples shown: {shown}.", weights) if part)
 
 

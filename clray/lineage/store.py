@@ -30,10 +30,14 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).expanduser().absolute())
         try:
-            self.fs, self.base = fs.FileSystem.from_uri(self.root) if "://" in root else (fs.LocalFileSystem(), self.root)
+            self.fs, self.base = (
+                fs.FileSystem.from_uri(self.root) if "://" in root else (fs.LocalFileSystem(), self.root)
+            )
         except (OSError, ValueError) as error:
-            raise StorageError(f"storage '{root}' cannot be opened: {error}. Give a folder, or an s3:// or gs:// URI "
-                               "whose credentials are in the environment.") from error
+            raise StorageError(
+                f"storage '{root}' cannot be opened: {error}. Give a folder, or an s3:// or gs:// URI "
+                "whose credentials are in the environment."
+            ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.root,)
@@ -58,8 +62,10 @@ class Store:
             self.write_bytes(probe, b"clray")
             self.fs.delete_file(self.path(probe))
         except OSError as error:
-            raise StorageError(f"storage '{self.root}' is not writable: {error}. Make the folder writable, or give "
-                               "another with storage=PATH.") from error
+            raise StorageError(
+                f"storage '{self.root}' is not writable: {error}. Make the folder writable, or give "
+                "another with storage=PATH."
+            ) from error
 
     def exists(self, relative: str) -> bool:
         """Whether the file is there."""
@@ -110,8 +116,12 @@ class Store:
         target = cache / hashlib.sha256(self.path(relative).encode()).hexdigest()[:16]
         if not target.exists():
             partial = target.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
-            fs.copy_files(self.path(relative), str(partial), source_filesystem=self.fs,
-                          destination_filesystem=fs.LocalFileSystem())
+            fs.copy_files(
+                self.path(relative),
+                str(partial),
+                source_filesystem=self.fs,
+                destination_filesystem=fs.LocalFileSystem(),
+            )
             try:
                 partial.rename(target)
             except OSError:  # another process fetched the same folder meanwhile

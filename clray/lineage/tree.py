@@ -16,5 +16,7 @@ def lineage_rows(stream: Stream) -> list[tuple[Generation, dict[str, Any]]]:
     ledger = Ledger(stream.tracking or default_tracking(store), stream.name)
     ledger.check()
     facts = {row["key"]: row for row in ledger.generations()}
-    return [(g, {name: facts.get(g.key, {}).get(name) for name in ("version", "aliases", "scores", "run_id")})
-            for g in store.generations()]
+    return [
+        (g, {name: facts.get(g.key, {}).get(name) for name in ("version", "aliases", "scores", "run_id")})
+        for g in store.generations()
+    ]

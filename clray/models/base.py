@@ -70,7 +70,9 @@ def _builtin(stream: Stream, scratch: Path) -> Path:
 
     if stream.model.base != "builtin:llama":
         raise ModelError(f"base model '{stream.model.base}' is not known; the builtin one is builtin:llama")
-    texts = [record["text"] for name in ("docs", "docstrings", "code") for record in builtin.records(name, "train")[:2000]]
+    texts = [
+        record["text"] for name in ("docs", "docstrings", "code") for record in builtin.records(name, "train")[:2000]
+    ]
     tokenizer = build_tokenizer(texts, stream.model.builtin.vocab_size)
     build_llama(stream.model.builtin, tokenizer, stream.seed).save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
@@ -90,8 +92,10 @@ def _folder(model: Model) -> Path:
     try:
         return Path(snapshot_download(model.base, revision=model.revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(f"base model '{model.base}' is neither a folder nor to be had from the hub "
-                         f"({type(error).__name__}); check the name and the network, or give a local folder") from error
+        raise ModelError(
+            f"base model '{model.base}' is neither a folder nor to be had from the hub "
+            f"({type(error).__name__}); check the name and the network, or give a local folder"
+        ) from error
 
 
 def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generation:
@@ -101,8 +105,10 @@ def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generat
     if not (folder / "config.json").exists():
         raise ModelError(f"base model '{folder}' has no config.json; give a Hugging Face model folder")
     if not weights:
-        raise ModelError(f"base model '{folder}' has no *.safetensors weights (clray unpickles nothing); convert them "
-                         "with save_pretrained(..., safe_serialization=True)")
+        raise ModelError(
+            f"base model '{folder}' has no *.safetensors weights (clray unpickles nothing); convert them "
+            "with save_pretrained(..., safe_serialization=True)"
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=stream.model.trust_remote_code)
     except (ValueError, OSError) as error:
@@ -118,10 +124,18 @@ def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generat
     for path in files:
         _place(path, store, f"generations/{key}/weights/{path.name}")
     generation = Generation(
-        key=key, parent=None, index=0, stage_name="base", base=key, created=created,
-        training={"source": stream.model.base, "tokenizer_digest": tokenizer_digest,
-                  "max_positions": getattr(config, "max_position_embeddings", None),
-                  "shape": model_shape(config, count_parameters(weights))},
+        key=key,
+        parent=None,
+        index=0,
+        stage_name="base",
+        base=key,
+        created=created,
+        training={
+            "source": stream.model.base,
+            "tokenizer_digest": tokenizer_digest,
+            "max_positions": getattr(config, "max_position_embeddings", None),
+            "shape": model_shape(config, count_parameters(weights)),
+        },
         files={f"weights/{name}": value for name, value in digests.items()},
     )
     store.commit(generation)
@@ -137,8 +151,10 @@ def _keep_tokenizer(folder: Path, stream: Stream, store: Store) -> str:
     except Exception as error:
         raise ModelError(f"base model '{folder}': its tokenizer cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"base model '{folder}': its tokenizer has no eos_token, so no answer could ever end; name one "
-                         "in tokenizer_config.json")
+        raise ModelError(
+            f"base model '{folder}': its tokenizer has no eos_token, so no answer could ever end; name one "
+            "in tokenizer_config.json"
+        )
     names = sorted(p.name for p in folder.iterdir() if p.name.startswith(TOKENIZER_FILES) or p.name == "config.json")
     mark = digest({name: _sha256(folder / name) for name in names})
     for name in names:

@@ -31,7 +31,11 @@ def load_model(
     if generation.complete:
         options: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
         model = AutoModelForCausalLM.from_pretrained(
-            store.weights(key), dtype=DTYPES[precision], use_safetensors=True, trust_remote_code=trust_remote_code, **options
+            store.weights(key),
+            dtype=DTYPES[precision],
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            **options,
         )
         assert isinstance(model, PreTrainedModel)
         return model
@@ -76,11 +80,20 @@ def trainable_model(
         return PeftModel.from_pretrained(below, str(store.weights(parent.key)), is_trainable=True), parent.base
     model = load_model(store, parent.key, *options)
     targets = adapter["targets"] if isinstance(adapter["targets"], str) else list(adapter["targets"])
-    config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=adapter["rank"], lora_alpha=adapter["alpha"],
-                        lora_dropout=adapter["dropout"], target_modules=targets)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=adapter["rank"],
+        lora_alpha=adapter["alpha"],
+        lora_dropout=adapter["dropout"],
+        target_modules=targets,
+    )
     try:
         return get_peft_model(model, config), parent.key
     except ValueError as error:
-        names = sorted({name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)})
-        raise ModelError(f"adapter.targets {json.dumps(adapter['targets'])} fits no module of the model; its linear modules "
-                         f"are {', '.join(names)}") from error
+        names = sorted(
+            {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        )
+        raise ModelError(
+            f"adapter.targets {json.dumps(adapter['targets'])} fits no module of the model; its linear modules "
+            f"are {', '.join(names)}"
+        ) from error

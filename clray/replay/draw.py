@@ -62,8 +62,10 @@ def draw(replay: dict[str, Any], own: Index, past: Sequence[Index], seed: int) -
         return []
     unit = "examples" if "rows_per_past_task" in replay else replay.get("of", "examples")
     quotas = _quotas(replay, own, past, unit)
-    return [_take(origin, quota, unit, _generator(seed, own, origin, position))
-            for position, (origin, quota) in enumerate(zip(past, quotas, strict=True))]
+    return [
+        _take(origin, quota, unit, _generator(seed, own, origin, position))
+        for position, (origin, quota) in enumerate(zip(past, quotas, strict=True))
+    ]
 
 
 def _quotas(replay: dict[str, Any], own: Index, past: Sequence[Index], unit: str) -> list[int]:

@@ -78,9 +78,7 @@ def _forgetting(view: View, task: str) -> Panel:
     last = max(1, max(len(line.matrix["R"]) for line in view.lines) - 1)
     y_values = ticks(*view.domain(unit))
     x, y = Scale(0, last, LEFT, RIGHT), Scale(y_values[0], y_values[-1], BOTTOM, TOP)
-    curves = _separate(
-        [c for line in reversed(lines) if (c := _score_curve(line, task, unit, x, y)) is not None]
-    )
+    curves = _separate([c for line in reversed(lines) if (c := _score_curve(line, task, unit, x, y)) is not None])
     taught = home.learned_at(task)
     where = "probe, never trained on" if taught is None else f"taught at generation {taught}"
     return Panel(
@@ -136,10 +134,7 @@ def _losses(view: View, stage: str) -> Panel | None:
     x_values = [v for v in ticks(0, x_high) if v <= x_high]
     x, y = Scale(0, x_high or 1, LEFT, RIGHT), Scale(y_values[0], y_values[-1], BOTTOM, TOP)
     kind = next(
-        g.get("stage", {}).get("kind", "")
-        for ln in view.lines
-        for g in ln.generations
-        if g["stage_name"] == stage
+        g.get("stage", {}).get("kind", "") for ln in view.lines for g in ln.generations if g["stage_name"] == stage
     )
     shared = _sharing(view, stage)
     return Panel(
@@ -149,9 +144,7 @@ def _losses(view: View, stage: str) -> Panel | None:
         x_ticks=[(x(v), short_count(v)) for v in x_values],
         y_ticks=[(y(v), _axis(v)) for v in y_values],
         x_label="step",
-        curves=_separate(
-            [_loss_curve(line, raw, soft, x, y, len(smoothed)) for line, raw, soft in reversed(smoothed)]
-        ),
+        curves=_separate([_loss_curve(line, raw, soft, x, y, len(smoothed)) for line, raw, soft in reversed(smoothed)]),
         notes=[f"{', '.join(shared)}: no training of its own here"] if shared else [],
     )
 
@@ -161,9 +154,7 @@ def _loss_curve(line: Line, raw: list[Point], soft: list[Point], x: Scale, y: Sc
     return Curve(
         line=line,
         path=path((x(a), y(b)) for a, b in thin(soft, SMOOTH_POINTS // max(2, shared_by))),
-        faint=path((x(a), y(b)) for a, b in thin(raw, RAW_POINTS // max(2, shared_by)))
-        if len(raw) > 2
-        else "",
+        faint=path((x(a), y(b)) for a, b in thin(raw, RAW_POINTS // max(2, shared_by))) if len(raw) > 2 else "",
         dots=[
             Dot(
                 x(raw[-1][0]),
@@ -203,9 +194,7 @@ def _loss_domain(raws: list[list[Point]], softs: list[list[Point]]) -> tuple[flo
 
 def _separate(curves: list[Curve]) -> list[Curve]:
     heights = spread([curve.label_y for curve in curves], LABEL_GAP, TOP, BOTTOM)
-    return [
-        Curve(**{**vars(curve), "label_y": round(h, 1)}) for curve, h in zip(curves, heights, strict=True)
-    ]
+    return [Curve(**{**vars(curve), "label_y": round(h, 1)}) for curve, h in zip(curves, heights, strict=True)]
 
 
 def _axis(value: float) -> str:

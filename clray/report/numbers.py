@@ -77,9 +77,7 @@ def short_count(value: Any, suffix: str = "") -> str:
     power = 0
     while abs(number) >= 999.5 and power < len(prefixes) - 1:
         number, power = number / 1000, power + 1
-    digits = (
-        0 if abs(number) >= 100 or (power == 0 and number == int(number)) else 1 if abs(number) >= 10 else 2
-    )
+    digits = 0 if abs(number) >= 100 or (power == 0 and number == int(number)) else 1 if abs(number) >= 10 else 2
     return f"{number:.{digits}f}{THIN}{prefixes[power]}{suffix}".rstrip(THIN)
 
 
@@ -112,9 +110,7 @@ def setting(value: Any) -> str:
     """A hyper-parameter: mappings as `lora, rank 8, alpha 16`, floats without noise."""
     if isinstance(value, dict):
         kind = [str(value["kind"])] if "kind" in value else []
-        rest = [
-            f"{name} {setting(item)}" for name, item in value.items() if name != "kind" and item is not None
-        ]
+        rest = [f"{name} {setting(item)}" for name, item in value.items() if name != "kind" and item is not None]
         return ", ".join(kind + rest) or NOTHING
     if isinstance(value, list | tuple):
         return ", ".join(setting(item) for item in value) or NOTHING

@@ -24,8 +24,7 @@ MEASURES = (
     Measure(
         "average_performance",
         "Average performance",
-        "What the last generation can do: the mean of the last row of the score matrix, over the tasks "
-        "it was taught.",
+        "What the last generation can do: the mean of the last row of the score matrix, over the tasks it was taught.",
     ),
     Measure(
         "forgetting_max",
@@ -89,9 +88,7 @@ def headline(view: View) -> list[Block]:
 
 
 def _block(view: View, unit: Unit) -> Block:
-    tasks = [
-        t for t in view.stream.tasks if view.stream.unit(t) == unit and view.stream.learned_at(t) is not None
-    ]
+    tasks = [t for t in view.stream.tasks if view.stream.unit(t) == unit and view.stream.learned_at(t) is not None]
     return Block(
         unit=unit,
         num_tasks=len(tasks),

@@ -135,7 +135,5 @@ def environment_rows(environment: dict[str, Any], prefix: str = "") -> list[tupl
     rows: list[tuple[str, str]] = []
     for name, value in environment.items():
         nested = isinstance(value, dict)
-        rows += (
-            environment_rows(value, f"{prefix}{name}.") if nested else [(f"{prefix}{name}", setting(value))]
-        )
+        rows += environment_rows(value, f"{prefix}{name}.") if nested else [(f"{prefix}{name}", setting(value))]
     return rows

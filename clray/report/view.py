@@ -87,9 +87,7 @@ class View:
     @cached_property
     def stages(self) -> list[str]:
         """All stages but "base", the stream's first."""
-        return list(
-            dict.fromkeys(g["stage_name"] for line in self.lines for g in line.generations if g["index"])
-        )
+        return list(dict.fromkeys(g["stage_name"] for line in self.lines for g in line.generations if g["index"]))
 
     @cached_property
     def own_generations(self) -> list[tuple[Line, list[dict[str, Any]]]]:

@@ -37,8 +37,11 @@ def _sentence(item: Any, model: type[BaseModel], name: str, lines: Mapping[Path,
             known = item["ctx"]["expected_tags"].replace("'", "")
             tag = str(item["ctx"]["tag"])
             near = difflib.get_close_matches(tag, known.split(", "), n=1, cutoff=0.5)
-            return f"{where}: '{dotted}' has unknown kind '{tag}'; " + (
-                f"did you mean '{near[0]}'? " if near else "") + f"Known kinds: {known}"
+            return (
+                f"{where}: '{dotted}' has unknown kind '{tag}'; "
+                + (f"did you mean '{near[0]}'? " if near else "")
+                + f"Known kinds: {known}"
+            )
         case "union_tag_not_found":
             return f"{where}: '{dotted}' needs a 'kind'; found {value!r}"
         case "value_error":
@@ -58,10 +61,23 @@ def _follows(item: Any, error: ValidationError) -> bool:
 
 def _written(loc: tuple[str | int, ...]) -> Path:
     """The location without the tags that pydantic adds for union members."""
-    tags = {"full", "lora", "none", "random", "balanced", "str", "function-after", "tuple[str, ...]",
-            "literal['all-linear']", "constrained-str"}
-    return tuple(part for position, part in enumerate(loc)
-                 if not (position and isinstance(part, str) and (part in tags or part.startswith("function-"))))
+    tags = {
+        "full",
+        "lora",
+        "none",
+        "random",
+        "balanced",
+        "str",
+        "function-after",
+        "tuple[str, ...]",
+        "literal['all-linear']",
+        "constrained-str",
+    }
+    return tuple(
+        part
+        for position, part in enumerate(loc)
+        if not (position and isinstance(part, str) and (part in tags or part.startswith("function-")))
+    )
 
 
 def _line(path: Path, lines: Mapping[Path, int]) -> int:
@@ -77,8 +93,12 @@ def _known(model: type[BaseModel], path: Path) -> list[str]:
     for part in path:
         if isinstance(part, int):
             continue
-        models = [inner for outer in models if part in outer.model_fields
-                  for inner in _models(outer.model_fields[part].annotation)]
+        models = [
+            inner
+            for outer in models
+            if part in outer.model_fields
+            for inner in _models(outer.model_fields[part].annotation)
+        ]
     return sorted({field for found in models for field in found.model_fields})
 
 

@@ -26,7 +26,9 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Stream:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}. Give a stream file; `clray init` writes one.") from error
+        raise SpecError(
+            f"{path}: cannot be read: {error.strerror}. Give a stream file; `clray init` writes one."
+        ) from error
     return loads(text, overrides, name=str(path))
 
 
@@ -34,7 +36,9 @@ def loads(text: str, overrides: Iterable[str] = (), name: str = "stream") -> Str
     """The stream of the YAML text; `name` stands for the file in messages."""
     value, lines = yaml_text.parse(text, name)
     if not isinstance(value, dict):
-        raise SpecError(f"{name}:1: a stream is a mapping of keys such as name, model, stages; found {type(value).__name__}")
+        raise SpecError(
+            f"{name}:1: a stream is a mapping of keys such as name, model, stages; found {type(value).__name__}"
+        )
     for override in overrides:
         key, found, setting = override.partition("=")
         if not found:
@@ -46,7 +50,9 @@ def loads(text: str, overrides: Iterable[str] = (), name: str = "stream") -> Str
     return stream
 
 
-def validate(value: Mapping[str, Any], name: str = "stream", lines: Mapping[yaml_text.Path, int] | None = None) -> Stream:
+def validate(
+    value: Mapping[str, Any], name: str = "stream", lines: Mapping[yaml_text.Path, int] | None = None
+) -> Stream:
     """The checked stream of plain values; SpecError for the first thing that does not fit."""
     try:
         return Stream.model_validate_json(json.dumps(value, default=str))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from clray.spec.method import Batch, Method, Optimiser
+from clray.spec.method import Batch, Method, NoReplay, Optimiser
 from clray.spec.stream import Stage, Stream
 
 Origin = tuple[Any, str]
@@ -30,16 +30,20 @@ class Recipe:
         return bool(self.resolved["replay"]["kind"] != "none")
 
 
-def resolve(stream: Stream, stage: Stage, parent: dict[str, Any]) -> Recipe:
-    """The recipe of `stage` on top of a parent whose resolved stage is `parent` (empty for generation 0)."""
+def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = False) -> Recipe:
+    """The recipe of `stage` on top of a parent whose resolved stage is `parent` (empty for generation 0).
+
+    The `first` stage has no past to replay, so its replay counts as none, and streams that differ only in
+    replay share its generation.
+    """
     origins: dict[str, Origin] = {}
     optimiser = {
         name: _pick(f"optimiser.{name}", stage.optimiser, stream.optimiser, parent.get("optimiser", {}), name, origins)
         for name in Optimiser.model_fields
     }
-    method = {
-        name: _pick(name, stage.method, stream.method, parent, name, origins) for name in Method.model_fields
-    }
+    method = {name: _pick(name, stage.method, stream.method, parent, name, origins) for name in Method.model_fields}
+    if first:
+        method["replay"] = NoReplay().model_dump(mode="json")
     length = _pick("sequence_length", stage, stream, parent, "sequence_length", origins)
     return Recipe(
         resolved={

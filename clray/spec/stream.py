@@ -155,8 +155,10 @@ class Task(Strict):
     @model_validator(mode="after")
     def _metric_fits(self) -> Task:
         if self.metric is not None and self.metric not in METRICS[self.scorer]:
-            raise ValueError(f"metric '{self.metric}' does not fit scorer '{self.scorer}'; "
-                             f"one of {', '.join(METRICS[self.scorer])} does")
+            raise ValueError(
+                f"metric '{self.metric}' does not fit scorer '{self.scorer}'; "
+                f"one of {', '.join(METRICS[self.scorer])} does"
+            )
         return self
 
     @property
@@ -205,8 +207,10 @@ class Stream(Strict):
         for stage in self.stages:
             unknown = sorted(set(stage.teaches or ()) - tasks)
             if unknown:
-                raise ValueError(f"stage '{stage.name}' teaches '{unknown[0]}', which is no task of the stream; "
-                                 f"tasks are {', '.join(sorted(tasks))}")
+                raise ValueError(
+                    f"stage '{stage.name}' teaches '{unknown[0]}', which is no task of the stream; "
+                    f"tasks are {', '.join(sorted(tasks))}"
+                )
         return self
 
     def learned_at(self, task: str) -> int | None:

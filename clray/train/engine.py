@@ -57,8 +57,10 @@ def build_engine(model: Any, order: StageOrder, world: int) -> Any:
     engine, *_ = deepspeed.initialize(
         model=TargetLoss(model),
         optimizer=torch.optim.AdamW(
-            _groups(model, optimiser["weight_decay"]), lr=optimiser["learning_rate"],
-            betas=(optimiser["beta1"], optimiser["beta2"]), eps=optimiser["epsilon"],
+            _groups(model, optimiser["weight_decay"]),
+            lr=optimiser["learning_rate"],
+            betas=(optimiser["beta1"], optimiser["beta2"]),
+            eps=optimiser["epsilon"],
         ),
         config=deepspeed_config(order, world),
         dist_init_required=False,

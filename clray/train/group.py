@@ -84,16 +84,23 @@ class TrainingGroup:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         compute = self._compute
-        resources = {"CPU": compute.cpus_per_worker, **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {})}
+        resources = {
+            "CPU": compute.cpus_per_worker,
+            **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {}),
+        }
         trainer = TorchTrainer(
             work,
             train_loop_config={"desk": self._desk, "threads": compute.threads or _threads(compute)},
             torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
-            scaling_config=ScalingConfig(num_workers=compute.workers, use_gpu=bool(compute.gpus_per_worker),
-                                         resources_per_worker=resources),
-            run_config=RunConfig(name=f"group-{uuid.uuid4().hex[:12]}", storage_path=self._store.path("groups"),
-                                 storage_filesystem=self._store.fs,
-                                 failure_config=FailureConfig(max_failures=compute.max_failures)),
+            scaling_config=ScalingConfig(
+                num_workers=compute.workers, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=f"group-{uuid.uuid4().hex[:12]}",
+                storage_path=self._store.path("groups"),
+                storage_filesystem=self._store.fs,
+                failure_config=FailureConfig(max_failures=compute.max_failures),
+            ),
         )
         try:
             trainer.fit()
@@ -119,8 +126,9 @@ def work(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(config["threads"])
     desk, ranks = config["desk"], ray.train.get_context()
-    context = Context(rank=ranks.get_world_rank(), world=ranks.get_world_size(), device=get_device(),
-                      report=_throttled(desk))
+    context = Context(
+        rank=ranks.get_world_rank(), world=ranks.get_world_size(), device=get_device(), report=_throttled(desk)
+    )
     done = 0
     while True:
         number, order = ray.get(desk.order.remote(done))
@@ -147,5 +155,3 @@ def _throttled(desk: Any, seconds: float = 0.2) -> Callable[[Progress], None]:
             desk.progress.remote(progress)
 
     return report
-
-

@@ -44,19 +44,27 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     plan = plan_batches(order.recipe["length"], len(shards), manifest.tokens, order.recipe["batch"], order.seed)
     parent = require(store, order.parent)
     torch.manual_seed(order.seed)
-    model, below = trainable_model(store, parent, order.recipe["adapter"], order.recipe["precision"], order.attention,
-                                   order.trust_remote_code)
+    model, below = trainable_model(
+        store, parent, order.recipe["adapter"], order.recipe["precision"], order.attention, order.trust_remote_code
+    )
     engine = engines.build_engine(model, order, context.world)
     started = time.monotonic()
     curve = _steps(engine, shards, plan, order, context)
     seconds = time.monotonic() - started
     files = _write(engine, store, order, context, below)
     engine.destroy()
-    return StageResult(key=order.key, base=below or order.key, files=files, curve=curve,
-                       training=_summary(curve, seconds, model, shards, plan))
+    return StageResult(
+        key=order.key,
+        base=below or order.key,
+        files=files,
+        curve=curve,
+        training=_summary(curve, seconds, model, shards, plan),
+    )
 
 
-def _steps(engine: Any, shards: PackedShards, plan: BatchPlan, order: StageOrder, context: Context) -> list[dict[str, float]]:
+def _steps(
+    engine: Any, shards: PackedShards, plan: BatchPlan, order: StageOrder, context: Context
+) -> list[dict[str, float]]:
     """Runs all optimiser steps; returns the training curve."""
     recipe, started, seen, curve = order.recipe, time.monotonic(), 0, []
     engine.train()
@@ -66,10 +74,24 @@ def _steps(engine: Any, shards: PackedShards, plan: BatchPlan, order: StageOrder
             group["lr"] = rate
         loss = _step(engine, shards, plan, step, order, context)
         seen += int(shards.num_tokens[plan.rows(step)].sum())
-        now = Progress(key=order.key, step=step + 1, steps=plan.steps, loss=loss, learning_rate=rate, tokens=seen,
-                       seconds=time.monotonic() - started)
-        curve.append({"step": step + 1, "loss": loss, "learning_rate": rate, "tokens": seen,
-                      "tokens_per_second": seen / max(now.seconds, 1e-9)})
+        now = Progress(
+            key=order.key,
+            step=step + 1,
+            steps=plan.steps,
+            loss=loss,
+            learning_rate=rate,
+            tokens=seen,
+            seconds=time.monotonic() - started,
+        )
+        curve.append(
+            {
+                "step": step + 1,
+                "loss": loss,
+                "learning_rate": rate,
+                "tokens": seen,
+                "tokens_per_second": seen / max(now.seconds, 1e-9),
+            }
+        )
         if context.rank == 0:
             context.report(now)
     return curve
@@ -98,7 +120,13 @@ def _step(engine: Any, shards: PackedShards, plan: BatchPlan, step: int, order: 
 
 def _write(engine: Any, store: Store, order: StageOrder, context: Context, below: str | None) -> dict[str, str]:
     """Files of the new generation's weights, written by rank 0: relative path -> SHA-256."""
-    base = None if below is None else str(store.weights(below)) if store.local else store.uri(f"generations/{below}/weights")
+    base = (
+        None
+        if below is None
+        else str(store.weights(below))
+        if store.local
+        else store.uri(f"generations/{below}/weights")
+    )
     with tempfile.TemporaryDirectory(prefix="clray-weights-") as scratch:
         engines.save_weights(engine, Path(scratch), context.rank, base)
         if context.rank:
@@ -108,7 +136,9 @@ def _write(engine: Any, store: Store, order: StageOrder, context: Context, below
     return {f"weights/{name}": value for name, value in digests.items()}
 
 
-def _summary(curve: list[dict[str, float]], seconds: float, model: Any, shards: PackedShards, plan: BatchPlan) -> dict[str, Any]:
+def _summary(
+    curve: list[dict[str, float]], seconds: float, model: Any, shards: PackedShards, plan: BatchPlan
+) -> dict[str, Any]:
     """Steps, tokens, targets, losses and the parameters that were trained."""
     rows = np.concatenate([plan.rows(step) for step in range(plan.steps)])
     trained = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)

@@ -43,8 +43,9 @@ def collate(shards: PackedShards, rows: np.ndarray, size: int) -> MicroBatch:
         targets[row, : len(sequence.ids)] = torch.from_numpy(sequence.targets)
     segments = [s.segments for s in sequences] or [np.asarray([length])]
     flat = targets.flatten().nonzero().squeeze(1)
-    return MicroBatch(ids, masks.positions(segments, length), masks.segment_ids(segments, length), flat - 1,
-                      ids.flatten()[flat])
+    return MicroBatch(
+        ids, masks.positions(segments, length), masks.segment_ids(segments, length), flat - 1, ids.flatten()[flat]
+    )
 
 
 class TargetLoss(nn.Module):

@@ -9,8 +9,10 @@ from clray.data.batches import BatchPlan, plan_batches
 
 
 def seen(plan: BatchPlan, world: int, micro: int) -> list[list[int]]:
-    return [sorted(int(r) for rank in range(world) for rows in plan.micro_batches(step, rank, world, micro) for r in rows)
-            for step in range(plan.steps)]
+    return [
+        sorted(int(r) for rank in range(world) for rows in plan.micro_batches(step, rank, world, micro) for r in rows)
+        for step in range(plan.steps)
+    ]
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.floats(0.3, 3), st.integers(1, 4), st.integers(1, 5))

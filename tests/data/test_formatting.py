@@ -7,8 +7,10 @@ from clray.errors import DataError
 from clray.spec.stream import Format
 
 RECORD = {"instruction": "red green blue", "input": "one two", "output": "sun"}
-CHATML = ("{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
-          "{% if add_generation_prompt %}<assistant>{% endif %}")
+CHATML = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,12 @@ def test_overlong_examples_are_refused_cut_or_left_out(tokenizer):
 
 def test_chat_messages_take_loss_on_every_assistant_turn(tokenizer):
     tokenizer.chat_template = CHATML
-    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
-             {"role": "user", "content": "sun"}, {"role": "assistant", "content": "moon"}]
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "sun"},
+        {"role": "assistant", "content": "moon"},
+    ]
     encoded = formatting.encode_example(tokenizer, {"messages": turns}, Format(prompt="chat"), 100, "f:1")
     answers = tokenizer.decode([i for i, t in zip(encoded.ids, encoded.targets, strict=True) if t])
     assert answers == "two</assistant>moon</assistant>"

@@ -28,8 +28,14 @@ def make(tiny_model, tmp_path, ray_cluster):
     store = Store(str(tmp_path / "store"))
 
     def spec(*sources, kind="pretrain", limit=64, **form):
-        return records.RecordSpec(kind=kind, sources=records.open_sources([Source(**s) for s in sources], store),
-                                  tokenizer=str(tiny_model), tokenizer_digest="t", form=Format(**form), limit=limit)
+        return records.RecordSpec(
+            kind=kind,
+            sources=records.open_sources([Source(**s) for s in sources], store),
+            tokenizer=str(tiny_model),
+            tokenizer_digest="t",
+            form=Format(**form),
+            limit=limit,
+        )
 
     return store, spec
 
@@ -39,7 +45,10 @@ def test_duplicates_stand_once_whatever_the_layout(make, tmp_path):
     one = write_lines(tmp_path / "all.jsonl", [{"text": "red"}, {"text": "sun moon"}, {"text": "red"}])
     write_lines(tmp_path / "p1.jsonl", [{"text": "sun moon"}])
     write_lines(tmp_path / "p2.jsonl", [{"text": "red"}])
-    whole, parts = records.prepare(spec({"source": one}), store), records.prepare(spec({"source": f"{tmp_path}/p*.jsonl"}), store)
+    whole, parts = (
+        records.prepare(spec({"source": one}), store),
+        records.prepare(spec({"source": f"{tmp_path}/p*.jsonl"}), store),
+    )
     assert whole.rows == parts.rows == 2
     assert [p.sha256 for p in whole.parts] == [p.sha256 for p in parts.parts]
     assert whole.provenance["duplicates"] == 1
@@ -72,7 +81,11 @@ def test_a_prepared_set_is_taken_from_the_store(make, tmp_path):
         ("", "pretrain", r"bad\.jsonl: holds no record"),
         ('{"instruction": "a"}', "instruct", r"bad\.jsonl:1: the record has no 'output'"),
         ('{"messages": []}', "instruct", r"bad\.jsonl:1: 'messages' must be a list"),
-        ('{"instruction": "' + "red " * 99 + '", "output": "sun"}', "instruct", r"bad\.jsonl:1: the prompt .* leaves no room"),
+        (
+            '{"instruction": "' + "red " * 99 + '", "output": "sun"}',
+            "instruct",
+            r"bad\.jsonl:1: the prompt .* leaves no room",
+        ),
     ],
 )
 def test_bad_input_names_file_and_line(make, tmp_path, content, kind, expected):
@@ -97,11 +110,17 @@ def test_a_missing_file_is_refused_before_ray(make, tmp_path):
 
 def test_a_mixture_holds_own_and_drawn_rows_and_counts_them(make, tmp_path):
     store, spec = make
-    own = records.prepare(spec({"source": write_lines(tmp_path / "own.jsonl", [{"text": f"one {i}"} for i in range(30)])}), store)
-    old = records.prepare(spec({"source": write_lines(tmp_path / "old.jsonl", [{"text": "sun " * (i + 9)} for i in range(80)])}), store)
+    own = records.prepare(
+        spec({"source": write_lines(tmp_path / "own.jsonl", [{"text": f"one {i}"} for i in range(30)])}), store
+    )
+    old = records.prepare(
+        spec({"source": write_lines(tmp_path / "old.jsonl", [{"text": "sun " * (i + 9)} for i in range(80)])}), store
+    )
     own_index, old_index = mixture.index_of(store, "own", own), mixture.index_of(store, "old", old)
     draws = tuple(draw({"kind": "random", "rows_per_past_task": 7}, own_index, [old_index], seed=0))
-    packed = mixture.prepare(mixture.MixtureSpec(stage="own", own=own, past=(old,), draws=draws, sequence_length=64), store)
+    packed = mixture.prepare(
+        mixture.MixtureSpec(stage="own", own=own, past=(old,), draws=draws, sequence_length=64), store
+    )
     origins = packed.provenance["origins"]
     assert [(o["stage"], o["rows"]) for o in origins] == [("own", 30), ("old", 7)]
     assert packed.targets == sum(o["targets"] for o in origins)

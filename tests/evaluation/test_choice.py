@@ -136,9 +136,7 @@ def test_a_real_chat_model_packed_equals_option_by_option(chat_model):
         "The sky is",
         "Question: what does a cow say?\nAnswer:",
     ]
-    options = tuple(
-        tuple(tokenizer(t)["input_ids"]) for t in (" girl", " blue and very big", " moo", " a dog.")
-    )
+    options = tuple(tuple(tokenizer(t)["input_ids"]) for t in (" girl", " blue and very big", " moo", " a dog."))
     examples = [ChoiceExample(tuple(tokenizer(p)["input_ids"]), options, 0) for p in prompts]
     results = score_choices(model, examples, 512, tokenizer.pad_token_id, normalise="none")
     expected = [naive(model, e.prompt_ids, option) for e in examples for option in options]

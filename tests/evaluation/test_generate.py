@@ -96,9 +96,7 @@ def test_sampling_settings_of_the_model_neither_count_nor_warn(llama, words, cap
 
 def test_an_adapter_writes_too_and_keeps_its_settings(llama, words):
     torch.manual_seed(1)
-    config = peft.LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
-    )
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     wrapped, own = peft.get_peft_model(llama, config), llama.generation_config
     [example] = some_examples(count=1)
     [result] = generate_answers(wrapped, words, [example], 6, 100)

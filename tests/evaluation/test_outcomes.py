@@ -10,9 +10,7 @@ from clray.evaluation.outcomes import aggregate
 
 
 def test_choice():
-    assert aggregate(
-        "choice", [{"correct": True}, {"correct": False}, {"correct": True}, {"correct": True}]
-    ) == {
+    assert aggregate("choice", [{"correct": True}, {"correct": False}, {"correct": True}, {"correct": True}]) == {
         "accuracy": 0.75,
         "n": 4,
     }

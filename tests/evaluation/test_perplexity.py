@@ -59,9 +59,7 @@ def test_batched_equals_one_by_one_in_input_order(any_model):
 
 
 def test_a_document_of_its_start_token_alone_has_nothing_to_score(llama):
-    assert score_documents(llama, [Document((1,), 0)], 8, 4, 100, pad_id=0) == [
-        {"nll": 0.0, "tokens": 0, "bytes": 0}
-    ]
+    assert score_documents(llama, [Document((1,), 0)], 8, 4, 100, pad_id=0) == [{"nll": 0.0, "tokens": 0, "bytes": 0}]
 
 
 @given(st.integers(0, 200), st.integers(1, 30), st.data())

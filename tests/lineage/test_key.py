@@ -39,8 +39,15 @@ def test_key_changes_with_each_of_its_parts():
 def test_names_paths_and_workers_are_no_part_of_the_key(tiny_model, tmp_path):
     before = keys(tiny_model, tmp_path)
     (tmp_path / "moved.jsonl").write_text((tmp_path / "one.jsonl").read_text())
-    same = ["compute.workers=4", "compute.zero_stage=2", "compute.micro_batch=2", "name=b", "stages.0.name=renamed",
-            f"stages.0.data={tmp_path}/moved.jsonl", f"storage={tmp_path}/elsewhere"]
+    same = [
+        "compute.workers=4",
+        "compute.zero_stage=2",
+        "compute.micro_batch=2",
+        "name=b",
+        "stages.0.name=renamed",
+        f"stages.0.data={tmp_path}/moved.jsonl",
+        f"storage={tmp_path}/elsewhere",
+    ]
     assert keys(tiny_model, tmp_path, same) == before
 
 

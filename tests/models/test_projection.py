@@ -30,9 +30,7 @@ CONFIGS = {
     "llama": lambda: LlamaConfig(**LLAMA),
     "tied llama": lambda: LlamaConfig(**LLAMA, tie_word_embeddings=True),
     "qwen2": lambda: Qwen2Config(**LLAMA),
-    "gpt_neox": lambda: GPTNeoXConfig(
-        **SHAPE, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
-    ),
+    "gpt_neox": lambda: GPTNeoXConfig(**SHAPE, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24),
     "gpt_neo": lambda: GPTNeoConfig(**SHAPE, num_layers=1, num_heads=2, attention_types=[[["local"], 1]]),
     "gpt2": lambda: GPT2Config(vocab_size=50, n_embd=16, n_positions=32, n_layer=1, n_head=2),
 }
@@ -72,9 +70,7 @@ def test_an_adapter_and_a_trained_head_are_cut_too(model):
     names = {"gpt2": "c_attn", "gpt_neox": "query_key_value"}
     target = names.get(model.config.model_type, "q_proj")
     head = "embed_out" if model.config.model_type == "gpt_neox" else "lm_head"
-    config = peft.LoraConfig(
-        r=2, target_modules=[target], modules_to_save=[head], fan_in_fan_out=target == "c_attn"
-    )
+    config = peft.LoraConfig(r=2, target_modules=[target], modules_to_save=[head], fan_in_fan_out=target == "c_attn")
     wrapped = peft.get_peft_model(model, config)
     with torch.inference_mode():
         whole = wrapped(input_ids=IDS, use_cache=False).logits.flatten(0, 1)[INDEX]

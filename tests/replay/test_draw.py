@@ -36,7 +36,9 @@ def test_rows_per_past_task_is_capped_by_what_there_is(kind):
 
 
 def test_share_of_tokens_comes_as_near_as_whole_examples_allow():
-    drawn = draw({"kind": "balanced", "share": 0.5, "of": "tokens"}, OWN, [index("a", 100, 7), index("b", 100, 7)], seed=1)
+    drawn = draw(
+        {"kind": "balanced", "share": 0.5, "of": "tokens"}, OWN, [index("a", 100, 7), index("b", 100, 7)], seed=1
+    )
     assert [d.asked for d in drawn] == [450, 450]
     assert all(abs(d.receipt()["tokens"] - 450) <= 4 for d in drawn)
 

@@ -21,8 +21,7 @@ def make_outcome(
         "code-docs": "bits_per_byte",
     }
     lines = [
-        _line(name, tasks, probe, keep=0.94 if n == 0 else 0.62 / n)
-        for n, name in enumerate(("stream", *controls))
+        _line(name, tasks, probe, keep=0.94 if n == 0 else 0.62 / n) for n, name in enumerate(("stream", *controls))
     ]
     _share_prefix(lines)
     return {
@@ -32,9 +31,7 @@ def make_outcome(
             "description": "A small Llama follows a newsroom for a year: fresh encyclopaedia text first, "
             "then two classification desks, then the documentation of its own code.",
             "spec_yaml": "name: newsroom\nseed: 7\nstages:\n"
-            + "".join(
-                f"  - name: {task}\n    kind: instruct\n    data: data/{task}/*.jsonl\n" for task in tasks
-            ),
+            + "".join(f"  - name: {task}\n    kind: instruct\n    data: data/{task}/*.jsonl\n" for task in tasks),
         },
         "created": "2026-03-14T09:26:53+00:00",
         "seconds": 754.2,
@@ -60,8 +57,7 @@ def _line(name: str, tasks: dict[str, str], probe: str | None, keep: float) -> O
     measured = {**tasks, **({probe: "accuracy"} if probe else {})}
     learned = {task: (stages.index(task) if task in tasks else None) for task in measured}
     scores = [
-        [_score(rng, metric, learned[t], row, keep) for t, metric in measured.items()]
-        for row in range(len(stages))
+        [_score(rng, metric, learned[t], row, keep) for t, metric in measured.items()] for row in range(len(stages))
     ]
     generations = [_generation(rng, name, index, stages, keep) for index in range(len(stages))]
     matrix = {

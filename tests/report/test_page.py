@@ -36,9 +36,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         values = dict(attributes)
         self.ids += [values["id"]] if values.get("id") else []
-        self.references += [
-            values[name] for name in ("src", "href", "xlink:href", "data") if values.get(name)
-        ]
+        self.references += [values[name] for name in ("src", "href", "xlink:href", "data") if values.get(name)]
         if tag not in VOID:
             self.open.append(tag)
 

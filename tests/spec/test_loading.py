@@ -51,7 +51,10 @@ def test_a_control_is_the_stream_with_other_settings():
         ("seed: many", "s.yaml:7: 'seed': input should be a valid integer; found 'many'"),
         ("trust: yes\nseed: 1\nseed: 2", "s.yaml:9: key 'seed' is given twice"),
         ("batch: {size: 0}", "s.yaml:7: 'batch.size': input should be greater than or equal to 1; found 0"),
-        ("tasks: [{name: t, scorer: choice, metric: rouge_l, data: d}]", "metric 'rouge_l' does not fit scorer 'choice'"),
+        (
+            "tasks: [{name: t, scorer: choice, metric: rouge_l, data: d}]",
+            "metric 'rouge_l' does not fit scorer 'choice'",
+        ),
         ("sequence_length: [", "s.yaml:"),
     ],
 )

@@ -1,0 +1,67 @@
+"""A prepared stage on a tiny model, and a process group of one, so that the loop runs without Ray."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+
+from clray.lineage.store import Store
+from clray.planner import make_plan, prepare_stage
+from clray.spec import loading
+from clray.train.loop import Context, train_stage
+from clray.train.order import StageOrder
+
+WORDS = "red green blue one two three sun moon star cat dog bird runs sleeps sings".split()
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """A gloo process group of one rank."""
+    if not torch.distributed.is_initialized():
+        store = f"file://{tmp_path_factory.mktemp('group')}/store"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    return Context(rank=0, world=1, device=torch.device("cpu"), report=lambda progress: None)
+
+
+@pytest.fixture(scope="session")
+def stream(tiny_model, tmp_path_factory, ray_cluster):
+    """A stream of a pretrain and an instruct stage over generated text, its store still empty."""
+    folder, rng = tmp_path_factory.mktemp("stream"), random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(3, 60))) for _ in range(60)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    rows = [{"instruction": "first word", "input": t, "output": t.split()[0]} for t in texts]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return loading.loads(f"""
+name: tiny
+model: {{base: {tiny_model}}}
+storage: {folder}/store
+sequence_length: 64
+format: {{overlong: truncate}}
+batch: {{size: 8}}
+optimiser: {{learning_rate: 1e-3, clip: 1.0, weight_decay: 0.1}}
+stages:
+  - {{name: text, kind: pretrain, data: {folder}/text.jsonl, length: {{steps: 6}}}}
+  - {{name: rows, kind: instruct, data: {folder}/rows.jsonl, length: {{epochs: 1}}}}
+""")
+
+
+@pytest.fixture(scope="session")
+def train(stream, alone):
+    """Trains one stage of the stream's first generation, with overrides; returns order and result."""
+
+    def run(number=0, overrides=(), context=alone):
+        changed = loading.loads(loading.to_yaml(stream), overrides)
+        plan = make_plan(changed)
+        planned = plan.lines[0].stages[number]
+        prepared = prepare_stage(planned, plan.store, plan.lines[0])
+        order = StageOrder(
+            storage=plan.store.root, key=planned.key, parent=plan.lines[0].base.generation.key,
+            mixture=prepared.mixture.digest, recipe=planned.recipe.resolved, seed=planned.seed,
+            compute=changed.compute.model_dump(mode="json"),
+        )
+        return order, train_stage(order, context), Store(plan.store.root)
+
+    return run
