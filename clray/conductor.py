@@ -70,6 +70,7 @@ def evaluate(stream: Stream, watch: Watcher) -> Outcome:
             for key in line.keys:
                 generation = plan.store.generation(key)
                 if generation is not None:
+                    recorder.record(line, generation)
                     measure(plan, generation, session, watch)
             recorder.score(line_outcome(plan, line), line)
         return look(stream, seconds=time.monotonic() - started, versions=recorder.versions)

@@ -45,7 +45,7 @@ class Live:
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
         self._clear()
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def training(self, line: str, stage: str, progress: StageProgress) -> None:
         """Shows step, loss, tokens a second and the time left."""

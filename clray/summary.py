@@ -85,8 +85,8 @@ class Summary:
             )
         console.print(table)
         for row in self.rows:
-            for note in row.notes:
-                console.print(f"{row.line} · {row.stage}: {note}", markup=False)
+            if row.notes:
+                console.print(f"{row.line} · {row.stage}: {'; '.join(row.notes)}", markup=False, soft_wrap=True)
         build = self.to_build
         console.print(
             f"{len(build)} stages to train (~{duration(sum(row.seconds for row in build))}), "

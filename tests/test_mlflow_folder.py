@@ -26,7 +26,5 @@ def test_the_schema_names_every_tag_and_metric_that_is_written() -> None:
     written |= set(re.findall(r'f"(clray\.[a-z_]+)', code))
     assert len(written) > 15
     assert not {
-        name
-        for name in written - {"mlflow.store.db.utils", "mlflow.system_metrics"}
-        if f"`{name}" not in schema
+        name for name in written - {"mlflow.store.db.utils", "mlflow.system_metrics"} if f"`{name}" not in schema
     }

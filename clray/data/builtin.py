@@ -25,22 +25,8 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 SPLITS = {"train": range(0, 80), "dev": range(80, 85), "test": range(85, 100)}
 # Tests, tools and tables: not what a library's text looks like, or not part of every installation.
-SKIPPED = frozenset(
-    {
-        "config",
-        "distutils",
-        "encodings",
-        "ensurepip",
-        "idlelib",
-        "lib2to3",
-        "pydoc_data",
-        "test",
-        "tests",
-        "turtledemo",
-        "dist-packages",
-        "site-packages",
-    }
-)
+SKIPPED = {"config", "distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data"}
+SKIPPED |= {"test", "tests", "turtledemo", "dist-packages", "site-packages"}
 KEYWORDS = ("def", "for", "if", "raise", "return")
 PACKAGES = ("asyncio", "email", "tkinter", "unittest", "xml")
 CATEGORIES = {
@@ -58,7 +44,7 @@ DOCUMENT, SNIPPET = 800, 160
 
 @dataclass(frozen=True)
 class _Module:
-    """A module of the standard library: its top-level name, its docstrings, and its functions without theirs."""
+    """A module of the standard library: its top-level name, docstrings, and functions without docstrings."""
 
     package: str
     docstrings: tuple[str, ...]
@@ -71,11 +57,12 @@ def names() -> list[str]:
 
 
 def records(name: str, split: str) -> list[Record]:
-    """Records of the builtin's split: {"text"} of a domain, {"instruction", "input", "output", "choices"} of a task.
+    """Records of the split: {"text"} of a domain, {"instruction", "input", "output", "choices"} of a task.
 
     Splits are disjoint by a hash of what the record was cut from, and tasks hold each answer equally often.
-    The order is that of the hash, so the first n records are a fair sample; one Python version always gives
-    the same. Raises DataError where the name or the split is not known, or this Python carries no such text.
+    The order is that of the hash, the answers in turn, so the first n records are a fair sample; one Python
+    version always gives the same. Raises DataError where the name or the split is not known, or this Python
+    carries no such text.
     """
     if name not in MAKERS:
         raise DataError(f"source 'builtin:{name}' is not known; there are {', '.join(MAKERS)}")
@@ -84,8 +71,8 @@ def records(name: str, split: str) -> list[Record]:
     found = [dict(record) for record in _split_records(name)[split]]
     if not found:
         raise DataError(
-            f"source 'builtin:{name}': this Python carries no such text ({sysconfig.get_path('stdlib')}); "
-            "run a Python with its standard library as source files"
+            f"source 'builtin:{name}': no such text in {sysconfig.get_path('stdlib')}; "
+            "run a Python that has its standard library as source files"
         )
     return found
 
@@ -96,7 +83,7 @@ def _split_records(name: str) -> dict[str, list[Record]]:
     for origin, record in sorted(MAKERS[name](), key=lambda item: (_hash(item[0]), _hash(_given(item[1])))):
         unique.setdefault(_given(record), (origin, record))
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for given, (origin, record) in sorted(unique.items(), key=lambda item: _hash(item[0])):
+    for origin, record in sorted(unique.values(), key=lambda item: _hash(_given(item[1]))):
         share = _hash(origin) % 100
         splits[next(split for split, shares in SPLITS.items() if share in shares)].append(record)
     return {split: _balanced(found) for split, found in splits.items()}
@@ -112,25 +99,28 @@ def _given(record: Record) -> str:
 
 
 def _balanced(found: list[Record]) -> list[Record]:
-    """As many records of each answer as there are of the rarest, and those answers as the choices."""
+    """Each answer in turn, as often as the rarest, with the answers as the choices; a domain as it is."""
     groups = defaultdict(list)
     for record in found:
         groups[record.get("output")].append(record)
     if None in groups:
         return found
-    rarest = min((len(group) for group in groups.values()), default=0)
-    kept = {id(record) for group in groups.values() for record in group[:rarest]}
-    return [{**record, "choices": sorted(groups)} for record in found if id(record) in kept]
+    choices = sorted(groups)
+    rounds = zip(*(groups[choice] for choice in choices), strict=False)
+    return [{**record, "choices": choices} for answers in rounds for record in answers]
 
 
 def _docs() -> Iterator[Item]:
     """The language reference behind `help()`, in pieces of whole paragraphs; its topics overlap in part."""
-    from pydoc_data.topics import topics
-
+    try:
+        from pydoc_data.topics import topics
+    except ModuleNotFoundError:
+        return
     seen: set[str] = set()
     for _, topic in sorted(topics.items()):
-        paragraphs = [p for p in topic.split("\n\n") if p.strip() and not (p in seen or seen.add(p))]
-        yield from _texts(_joined(paragraphs))
+        paragraphs = [paragraph for paragraph in dict.fromkeys(topic.split("\n\n")) if paragraph.strip()]
+        yield from _texts(_joined([paragraph for paragraph in paragraphs if paragraph not in seen]))
+        seen.update(paragraphs)
 
 
 def _joined(paragraphs: list[str]) -> Iterator[str]:
@@ -154,14 +144,13 @@ def _docstrings() -> Iterator[Item]:
 
 
 def _code() -> Iterator[Item]:
-    return _texts(function for module in _modules() for function in module.functions if function.count("\n") > 1)
+    functions = (function for module in _modules() for function in module.functions)
+    return _texts(function for function in functions if function.count("\n") > 1)
 
 
 def _unicode() -> Iterator[Item]:
     """One line a named character: a domain unlike prose and unlike code."""
-    lines = (
-        f"{ord(c):04X};{name};{unicodedata.category(c)};{unicodedata.bidirectional(c)}" for c, name in _characters()
-    )
+    lines = (f"{ord(c):04X};{name};{unicodedata.category(c)}" for c, name in _characters())
     return _texts("\n".join(block) for block in zip(*[lines] * 24, strict=False))
 
 
@@ -179,7 +168,8 @@ def _package() -> Iterator[Item]:
     for module in _modules():
         if module.package in PACKAGES:
             for function in module.functions:
-                yield function, {"instruction": ask, "input": function[:SNIPPET].rstrip(), "output": module.package}
+                snippet = function[:SNIPPET].rstrip()
+                yield function, {"instruction": ask, "input": snippet, "output": module.package}
 
 
 def _category() -> Iterator[Item]:
@@ -201,14 +191,13 @@ def _characters() -> Iterator[tuple[str, str]]:
 def _modules() -> tuple[_Module, ...]:
     """The standard library's modules that have source files, by name."""
     root = Path(sysconfig.get_path("stdlib"))
-    files = (path.relative_to(root) for path in sorted(root.rglob("*.py")))
-    return tuple(_parsed(root / file, file.parts[0].removesuffix(".py")) for file in files if not _skipped(file))
+    files = [file for path in sorted(root.rglob("*.py")) if not _skipped(file := path.relative_to(root))]
+    return tuple(_parsed(root / file, file.parts[0].removesuffix(".py")) for file in files)
 
 
 def _skipped(file: Path) -> bool:
-    return any(part.partition("-")[0] in SKIPPED or part in SKIPPED for part in file.parts) or file.name.startswith(
-        "_sys"
-    )
+    folders = {part.partition("-")[0] for part in file.parts} | set(file.parts)
+    return bool(folders & SKIPPED) or file.name.startswith("_sysconfigdata")
 
 
 def _parsed(path: Path, package: str) -> _Module:
@@ -220,8 +209,10 @@ def _parsed(path: Path, package: str) -> _Module:
     return _Module(package, tuple(docstrings), tuple(functions))
 
 
-def _collect(node: ast.Module | Definition, lines: list[str], docstrings: list[str], functions: list[str]) -> None:
-    """Adds the docstrings of the node and what it defines, and its functions; what functions hold stays in them."""
+def _collect(
+    node: ast.Module | Definition, lines: list[str], docstrings: list[str], functions: list[str]
+) -> None:
+    """Adds the docstrings of the node and what it defines, and its functions, which keep what they hold."""
     docstring = ast.get_docstring(node)
     docstrings.extend([docstring] if docstring else [])
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

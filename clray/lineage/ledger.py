@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clray.errors import StorageError
 from clray.lineage import mlflow_store, mlflow_values
@@ -77,18 +77,14 @@ class Ledger:
         run_id, found = run.info.run_id, self._book.version(generation.key)
         known = found is not None and run.data.tags.get("clray.recorded") == "true"
         version = str(
-            (
-                found if known else self._complete(run, found, generation, weights_uri, curve, artifacts)
-            ).version
+            (found if known else self._complete(run, found, generation, weights_uri, curve, artifacts)).version
         )
         if latest:
             self._move_alias(generation.index, version, known)
             if run.data.tags["clray.line"] != "main":
                 self._book.client.set_tag(run_id, "clray.line", "main", synchronous=True)
         if not known:
-            self._book.client.set_terminated(
-                run_id, "FINISHED", mlflow_values.milliseconds(generation.created)
-            )
+            self._book.client.set_terminated(run_id, "FINISHED", mlflow_values.milliseconds(generation.created))
             self._book.client.set_tag(run_id, "clray.recorded", "true", synchronous=True)
         return version
 
@@ -132,7 +128,7 @@ class Ledger:
         library()
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.tracking_uri)
+        monitor = cast(Any, SystemMetricsMonitor)(run_id, resume_logging=True, tracking_uri=self.tracking_uri)
         monitor.start()
         try:
             yield
@@ -191,9 +187,7 @@ class Ledger:
             return
         client.set_registered_model_alias(stream, NEWEST, version)
 
-    def _write_scores(
-        self, run: Any, points: list[Point], index: int, start: int, model_id: str | None = None
-    ) -> None:
+    def _write_scores(self, run: Any, points: list[Point], index: int, start: int, model_id: str | None = None) -> None:
         mark, tag = digest_of([(name, repr(value)) for name, value, _ in points], 12), f"clray.scored.{index}"
         before = run.data.tags.get(tag)
         if before != mark:
@@ -215,8 +209,6 @@ def _row(run: Any, version: str | None, aliases: dict[str, str]) -> dict[str, An
         "stage": tags["clray.stage"],
         "version": version,
         "run_id": run.info.run_id,
-        "scores": {
-            k.removeprefix(score): v for k, v in sorted(run.data.metrics.items()) if k.startswith(score)
-        },
+        "scores": {k.removeprefix(score): v for k, v in sorted(run.data.metrics.items()) if k.startswith(score)},
         "aliases": sorted(alias for alias, at in aliases.items() if at == version),
     }

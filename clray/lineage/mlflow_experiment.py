@@ -97,9 +97,7 @@ class Experiment:
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        new = iter(
-            [Param(name, text) for name, text in (params or {}).items() if name not in run.data.params]
-        )
+        new = iter([Param(name, text) for name, text in (params or {}).items() if name not in run.data.params])
         metrics = iter([Metric(name, value, stamp, step, model_id) for name, value, step in points or []])
         told = [RunTag(*tag) for tag in (tags or {}).items()]
         while True:
@@ -151,9 +149,7 @@ class Experiment:
     def register(self, run: Any, model_id: str, tags: dict[str, str], description: str) -> Any:
         """The new version of the stream's registered model, which is made with the first one."""
         if self.aliases() is None:
-            self.client.create_registered_model(
-                self.stream, description=f"Generations of the stream {self.stream}."
-            )
+            self.client.create_registered_model(self.stream, description=f"Generations of the stream {self.stream}.")
         with as_default(self.tracking_uri):
             return self.client.create_model_version(
                 self.stream,

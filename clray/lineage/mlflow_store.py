@@ -69,9 +69,7 @@ def library() -> Any:
     try:
         import mlflow
     except ImportError as error:
-        raise StorageError(
-            f"MLflow is not installed ({error}). Install it: pip install 'mlflow>=3.13,<4'."
-        ) from error
+        raise StorageError(f"MLflow is not installed ({error}). Install it: pip install 'mlflow>=3.13,<4'.") from error
     if not hasattr(mlflow, "MlflowClient"):
         raise StorageError(
             "MLflow is not installed, or a folder or file named 'mlflow' stands before it on the Python path. "
@@ -107,8 +105,9 @@ def storage_errors(uri: str) -> Iterator[None]:
     except (MlflowException, OSError, sqlite3.Error) as error:
         if getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE":
             raise
-        what = redact(" ".join(str(error).split()))[:400]
-        raise StorageError(f"MLflow at '{redact(uri)}' cannot be used: {what}. {_mend(uri)}") from None
+        reason = " ".join(str(error).split()).rpartition("(Caused by ")[2].removesuffix(")")
+        what = redact(reason)[:400]
+        raise StorageError(f"MLflow at '{redact(uri)}' cannot be used: {what.rstrip('.')}. {_mend(uri)}") from None
 
 
 @contextlib.contextmanager

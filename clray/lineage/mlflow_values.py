@@ -41,14 +41,10 @@ class Data:
 def params(value: Any, path: str = "") -> dict[str, str]:
     """Nested values as dotted names -> text within MLflow's limits; what is unset or empty is left out."""
     if isinstance(value, dict):
-        return {
-            k: v for name, inner in value.items() for k, v in params(inner, _join(path, str(name))).items()
-        }
+        return {k: v for name, inner in value.items() for k, v in params(inner, _join(path, str(name))).items()}
     if isinstance(value, list | tuple) and any(isinstance(item, dict | list | tuple) for item in value):
         return {k: v for n, inner in enumerate(value) for k, v in params(inner, _join(path, str(n))).items()}
-    text = (
-        ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
-    )
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
     return {path: redact(text)[:MAX_VALUE]} if text else {}
 
 
@@ -57,8 +53,7 @@ def stream_params(resolved: dict[str, Any]) -> dict[str, str]:
     stand with each generation and in spec.yaml)."""
     names = {what: list(_names(resolved.get(what))) for what in ("stages", "tasks", "controls")}
     return params(
-        {name: value for name, value in resolved.items() if name not in {*names, "name", "description"}}
-        | names
+        {name: value for name, value in resolved.items() if name not in {*names, "name", "description"}} | names
     )
 
 
@@ -77,9 +72,7 @@ def summary_points(training: dict[str, Any]) -> list[Point]:
     return [(name, float(training[name]), 0) for name in SUMMARY if training.get(name) is not None]
 
 
-def score_points(
-    row: dict[str, dict[str, Any]], continual: dict[str, dict[str, float]], index: int
-) -> list[Point]:
+def score_points(row: dict[str, dict[str, Any]], continual: dict[str, dict[str, float]], index: int) -> list[Point]:
     """A row of the score matrix and the continual metrics up to it, as metrics; step = index of the generation."""
     scores = {
         f"score/{task}/{name}": value
@@ -88,9 +81,7 @@ def score_points(
         if name not in COUNTS
     }
     metrics = {
-        f"continual/{unit}/{name}": value
-        for unit, values in continual.items()
-        for name, value in values.items()
+        f"continual/{unit}/{name}": value for unit, values in continual.items() for name, value in values.items()
     }
     return [
         (name, float(value), index)
@@ -167,9 +158,7 @@ def words(generation: Generation, weights_uri: str, parent_version: str | None) 
             f", {training['tokens']:,} tokens in {training.get('seconds', 0):,.0f} s "
             f"({training.get('tokens_per_second', 0):,.0f} tokens/s)"
         )
-    shown = ", ".join(
-        f"{o['rows']:,} of {o['stage']}" for o in generation.data.get("origins", []) if o.get("rows")
-    )
+    shown = ", ".join(f"{o['rows']:,} of {o['stage']}" for o in generation.data.get("origins", []) if o.get("rows"))
     return "\n\n".join(part for part in (f"{made}.", shown and f"Examples shown: {shown}.", weights) if part)
 
 

@@ -16,7 +16,12 @@ def lineage_rows(stream: Stream) -> list[tuple[Generation, dict[str, Any]]]:
     ledger = Ledger(stream.tracking or default_tracking(store), stream.name)
     ledger.check()
     facts = {row["key"]: row for row in ledger.generations()}
-    return [
-        (g, {name: facts.get(g.key, {}).get(name) for name in ("version", "aliases", "scores", "run_id")})
-        for g in store.generations()
-    ]
+    return [(made, _facts(facts.get(made.key, {}), stream)) for made in store.generations()]
+
+
+def _facts(row: dict[str, Any], stream: Stream) -> dict[str, Any]:
+    """Version, aliases, run, and the score of each of the stream's tasks."""
+    measured = row.get("scores") or {}
+    names = {task.name: f"{task.name}/{task.score}" for task in stream.tasks}
+    scores = {task: measured[name] for task, name in names.items() if name in measured}
+    return {**{name: row.get(name) for name in ("version", "aliases", "run_id")}, "scores": scores}

@@ -61,10 +61,12 @@ def build_llama(config: BuiltinLlama, tokenizer: PreTrainedTokenizerFast, seed: 
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        return LlamaForCausalLM(shape).float()
+        torch.default_generator.manual_seed(seed)
+        model: LlamaForCausalLM = LlamaForCausalLM(shape)
+    return model
 
 
 def recipe(config: BuiltinLlama, seed: int, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

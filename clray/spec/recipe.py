@@ -66,7 +66,9 @@ def _batch(stage: Stage, stream: Stream, parent: dict[str, Any], length: int, or
             value, origin = level.batch.sequences(length), name
             break
     else:
-        value, origin = (parent["batch"], "inherited") if "batch" in parent else (Batch().sequences(length), "default")
+        default = Batch().sequences(length)
+        value = parent.get("batch", default)
+        origin = "default" if value == default else "inherited"
     origins["batch"] = (value, origin)
     return value
 
@@ -74,17 +76,21 @@ def _batch(stage: Stage, stream: Stream, parent: dict[str, Any], length: int, or
 def _pick(
     label: str, stage: BaseModel, stream: BaseModel, parent: dict[str, Any], name: str, origins: dict[str, Origin]
 ) -> Any:
+    default = _plain(type(stage).model_fields[name].default)
     if name in stage.model_fields_set:
-        value, origin = getattr(stage, name), "stage"
+        value, origin = _plain(getattr(stage, name)), "stage"
     elif name in stream.model_fields_set:
-        value, origin = getattr(stream, name), "stream"
-    elif name in parent:
+        value, origin = _plain(getattr(stream, name)), "stream"
+    elif parent.get(name, default) != default:
         value, origin = parent[name], "inherited"
     else:
-        value, origin = getattr(stage, name), "default"
-    plain = value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
-    origins[label] = (plain, origin)
-    return plain
+        value, origin = default, "default"
+    origins[label] = (value, origin)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
 
 
 def describe(recipe: Recipe, parent: dict[str, Any]) -> list[str]:

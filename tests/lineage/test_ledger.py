@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -41,7 +42,8 @@ RESOLVED = {
 }
 WRITES = (
     "create_run", "log_batch", "log_inputs", "log_outputs", "log_artifacts", "create_logged_model", "set_tag",
-    "finalize_logged_model", "create_registered_model", "create_model_version", "set_registered_model_alias", "set_terminated",
+    "finalize_logged_model", "create_registered_model", "create_model_version", "set_terminated",
+    "set_registered_model_alias",
 )  # fmt: skip
 
 
@@ -96,9 +98,7 @@ def open_stream(ledger: Ledger) -> str:
 
 def record(ledger: Ledger, made: Generation, run: str, **more: Any) -> str:
     curve = CURVE if made.parent else []
-    return ledger.record(
-        made, run, WEIGHTS, curve, {"receipt.json": {"seed": 1}, "spec.yaml": "a: 1\n"}, **more
-    )
+    return ledger.record(made, run, WEIGHTS, curve, {"receipt.json": {"seed": 1}, "spec.yaml": "a: 1\n"}, **more)
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +227,7 @@ def test_a_second_recording_adds_nothing(uri: str) -> None:
 
 
 @pytest.mark.fault
-def test_a_recording_killed_after_any_call_is_completed_once(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recording_killed_after_any_call_is_completed_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_stream(Ledger(uri, STREAM))
     record(Ledger(uri, STREAM), base(), run)
     calls = 0
@@ -237,10 +235,8 @@ def test_a_recording_killed_after_any_call_is_completed_once(
         calls, key = calls + 1, f"{calls + 1:032x}"
         with monkeypatch.context() as patch:
             left = kill_after(patch, calls)
-            try:
+            with contextlib.suppress(Killed):
                 record(Ledger(uri, STREAM), generation(key), run)
-            except Killed:
-                pass
         if left():
             break
         record(Ledger(uri, STREAM), generation(key), run)
@@ -347,9 +343,7 @@ def newest(uri: str) -> str:
     return str(MlflowClient(uri, uri).get_model_version_by_alias(STREAM, NEWEST).version)
 
 
-def test_environment_of_mlflow_does_not_matter(
-    uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_environment_of_mlflow_does_not_matter(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
@@ -370,9 +364,7 @@ def test_artifacts_lie_beside_the_file(uri: str, tmp_path: Path) -> None:
     (tmp_path / "page" / "report.html").write_text("<p>report</p>")
     ledger.attach(run, tmp_path / "page" / "report.html")
     ledger.attach(run, tmp_path / "page")
-    assert (
-        tmp_path / "mlartifacts" / STREAM / run / "artifacts" / "report.html"
-    ).read_text() == "<p>report</p>"
+    assert (tmp_path / "mlartifacts" / STREAM / run / "artifacts" / "report.html").read_text() == "<p>report</p>"
 
 
 def test_system_metrics_go_to_the_run(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,9 +433,7 @@ def test_a_score_of_an_unrecorded_generation_is_refused(uri: str) -> None:
         ledger.score("a" * 32, {}, 1, {})
 
 
-def test_an_empty_module_in_the_place_of_mlflow_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_empty_module_in_the_place_of_mlflow_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
     with pytest.raises(StorageError, match="folder or file named 'mlflow'"):
         Ledger(f"sqlite:///{tmp_path}/mlflow.db", STREAM).check()
