@@ -22,6 +22,7 @@ class Live:
     def __init__(self, plain_every: float = 5.0) -> None:
         self.console = Console(stderr=True, highlight=False)
         self._every = plain_every
+        self._started = time.monotonic()
         self._last = 0.0
         self._bars = Progress(
             TextColumn("[bold]{task.description}"),
@@ -43,9 +44,9 @@ class Live:
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        """Prints a line above the bar."""
+        """Prints a line above the bar, after the seconds since the start."""
         self._clear()
-        self.console.print(text, markup=False, soft_wrap=True)
+        self._print(text)
 
     def training(self, line: str, stage: str, progress: StageProgress) -> None:
         """Shows step, loss, tokens a second and the time left."""
@@ -72,7 +73,10 @@ class Live:
                 self._clear()
         elif done >= of or time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()
-            self.console.print(f"{what}: {done}/{of}  {note}  {plain}".rstrip(), markup=False, soft_wrap=True)
+            self._print(f"{what}: {done}/{of}  {note}  {plain}".rstrip())
+
+    def _print(self, text: str) -> None:
+        self.console.print(f"{time.monotonic() - self._started:6.1f} s  {text}", markup=False, soft_wrap=True)
 
     def _clear(self) -> None:
         if self._bar is not None:

@@ -93,7 +93,8 @@ def make_plan(stream: Stream) -> Plan:
 def plan_line(name: str, stream: Stream, store: Store) -> Line:
     """The chain of keys of one line."""
     base = prepare_base(stream, store, now())
-    parent, parent_stage = base.generation.key, {}
+    parent = base.generation.key
+    parent_stage: dict[str, Any] = {}
     stages: list[PlannedStage] = []
     for index, stage in enumerate(stream.stages, 1):
         recipe = resolve(stream, stage, parent_stage, first=index == 1)

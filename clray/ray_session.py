@@ -11,6 +11,23 @@ from typing import Any
 from clray.errors import ResourceError, UserError
 from clray.spec.stream import Stream
 
+QUIET = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+LOCAL_CLUSTER = {
+    "RAY_idle_worker_killing_time_threshold_ms": "120000",
+    "RAY_num_workers_soft_limit": "12",
+    "RAY_worker_niceness": "0",
+}
+"""A worker process costs seconds of imports: on a local cluster it is kept for the next data pipeline, where Ray
+would end it after a second of idling, and it is not outranked by everything else on the machine."""
+
 
 def connect(stream: Stream) -> None:
     """Joins the cluster of RAY_ADDRESS, or starts a local one large enough for the stream.
@@ -25,6 +42,7 @@ def connect(stream: Stream) -> None:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
+            _set_defaults(LOCAL_CLUSTER)
             cores = os.cpu_count() or 1
             ray.init(
                 address="local",
@@ -38,12 +56,13 @@ def connect(stream: Stream) -> None:
 
 def quiet() -> None:
     """Sets the environment that Ray and tokenizers read at start: short polls, no chatter."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _set_defaults(QUIET)
     warnings.filterwarnings("ignore", module="ray")
+
+
+def _set_defaults(settings: dict[str, str]) -> None:
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
 
 
 def demand(stream: Stream) -> dict[str, int]:

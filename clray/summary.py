@@ -172,8 +172,8 @@ def arithmetic(line: Line, prepared: PreparedStage) -> str:
     return (
         f"{line.name} · {prepared.planned.stage.name}: {origins[0]['rows']:,} examples"
         + (f" + replayed {replayed}" if replayed else "")
-        + f" -> {prepared.packed.rows:,} sequences, {batches.total:,} seen / batch {batches.size} = {batches.steps:,} steps, "
-        f"{cost.tokens:,} tokens ({cost.targets:,} targets), {cost.flops:.1e} FLOPs, ~{duration(cost.seconds)}"
+        + f" -> {prepared.packed.rows:,} sequences, {batches.total:,} seen / batch {batches.size} = {batches.steps:,} "
+        f"steps, {cost.tokens:,} tokens ({cost.targets:,} targets), {cost.flops:.1e} FLOPs, ~{duration(cost.seconds)}"
     )
 
 

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from texts import texts
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RAY_ADDRESS", None)
-
-WORDS = (
-    "red green blue one two three sun moon star cat dog bird runs sleeps sings fast slow now then here there "
-    "the a of and in on at to is was will not ever again"
-).split()
-
-
-def sentences(count: int, seed: int) -> list[str]:
-    """Deterministic little texts of 4 to 30 words."""
-    import random
-
-    rng = random.Random(seed)
-    return [" ".join(rng.choice(WORDS) for _ in range(rng.randint(4, 30))) for _ in range(count)]
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +27,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from clray.spec.stream import BuiltinLlama
 
     folder = tmp_path_factory.mktemp("tiny-model")
-    tokenizer = build_tokenizer(sentences(400, seed=1), 400)
+    tokenizer = build_tokenizer(texts(400, seed=1), 400)
     shape = BuiltinLlama(vocab_size=400, hidden_size=32, intermediate_size=64, layers=2, heads=2, max_positions=128)
     build_llama(shape, tokenizer, seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -56,6 +48,10 @@ def ray_cluster():
     """A Ray cluster of this test session alone, with a temporary folder of its own."""
     import ray
 
+    from clray.ray_session import LOCAL_CLUSTER, quiet
+
+    quiet()
+    os.environ.update(LOCAL_CLUSTER)
     with tempfile.TemporaryDirectory(prefix="clray-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local",

@@ -1,8 +1,5 @@
 """The main job on real Ray, real DeepSpeed and a real MLflow store: run, run again, edit, measure."""
 
-import json
-import random
-
 import pytest
 
 from clray import conductor
@@ -11,9 +8,9 @@ from clray.lineage.ledger import Ledger, default_tracking
 from clray.planner import make_plan
 from clray.spec import loading
 from clray.summary import summarise
+from texts import texts, write_lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-WORDS = "red green blue one two three sun moon star cat dog bird runs sleeps sings".split()
 
 
 class Silent:
@@ -34,15 +31,14 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def stream(tiny_model, tmp_path_factory, ray_cluster):
-    folder, rng = tmp_path_factory.mktemp("conductor"), random.Random(0)
-    texts = [" ".join(rng.choices(WORDS, k=rng.randint(4, 20))) for _ in range(80)]
+    folder, found = tmp_path_factory.mktemp("conductor"), texts(80, most=20)
     rows = {
-        "text": [{"text": t} for t in texts],
-        "first": [{"instruction": "first", "input": t, "output": t.split()[0]} for t in texts],
-        "last": [{"instruction": "last", "input": t, "output": t.split()[-1]} for t in texts],
+        "text": [{"text": t} for t in found],
+        "first": [{"instruction": "first", "input": t, "output": t.split()[0]} for t in found],
+        "last": [{"instruction": "last", "input": t, "output": t.split()[-1]} for t in found],
     }
     for name, records in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        write_lines(folder / f"{name}.jsonl", records)
     return loading.loads(f"""
 name: conducted
 model: {{base: {tiny_model}}}
@@ -127,9 +123,17 @@ def test_an_edited_third_stage_is_a_branch(outcome, stream):
 
 def test_two_workers_have_the_losses_of_one(outcome, stream, tmp_path):
     single = outcome.line.curves[outcome.line.generations[1].key]
-    pair = loading.loads(loading.to_yaml(stream), [
-        "compute.workers=2", "compute.micro_batch=2", f"storage={tmp_path}/pair", "controls={}", "tasks=[]",
-        "stages.text.teaches=[]"])
+    pair = loading.loads(
+        loading.to_yaml(stream),
+        [
+            "compute.workers=2",
+            "compute.micro_batch=2",
+            f"storage={tmp_path}/pair",
+            "controls={}",
+            "tasks=[]",
+            "stages.text.teaches=[]",
+        ],
+    )
     both = conductor.run(pair, Silent())
     assert both.line.matrix.generations == outcome.matrix.generations
     curve = both.line.curves[both.line.generations[1].key]

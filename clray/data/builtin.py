@@ -100,11 +100,11 @@ def _given(record: Record) -> str:
 
 def _balanced(found: list[Record]) -> list[Record]:
     """Each answer in turn, as often as the rarest, with the answers as the choices; a domain as it is."""
+    if any("output" not in record for record in found):
+        return found
     groups = defaultdict(list)
     for record in found:
-        groups[record.get("output")].append(record)
-    if None in groups:
-        return found
+        groups[str(record["output"])].append(record)
     choices = sorted(groups)
     rounds = zip(*(groups[choice] for choice in choices), strict=False)
     return [{**record, "choices": choices} for answers in rounds for record in answers]
@@ -209,9 +209,7 @@ def _parsed(path: Path, package: str) -> _Module:
     return _Module(package, tuple(docstrings), tuple(functions))
 
 
-def _collect(
-    node: ast.Module | Definition, lines: list[str], docstrings: list[str], functions: list[str]
-) -> None:
+def _collect(node: ast.Module | Definition, lines: list[str], docstrings: list[str], functions: list[str]) -> None:
     """Adds the docstrings of the node and what it defines, and its functions, which keep what they hold."""
     docstring = ast.get_docstring(node)
     docstrings.extend([docstring] if docstring else [])

@@ -201,10 +201,10 @@ def _encode_batch(batch: pa.Table, spec: RecordSpec) -> pa.Table:
     for text, place in zip(batch["record"].to_pylist(), batch["place"].to_pylist(), strict=True):
         record = json.loads(text)
         if spec.kind == "pretrain":
-            encoded = formatting.encode_document(encoder, record["text"])
+            rows.append(formatting.encode_document(encoder, record["text"]))
         else:
             encoded = formatting.encode_example(encoder, _single(record), spec.form, spec.limit, place)
-        rows.append(encoded or formatting.Encoded([], []))
+            rows.append(encoded or formatting.Encoded([], []))
     return _record_table(rows, spec.num_parts)
 
 

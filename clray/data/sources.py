@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
+import sys
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -52,12 +53,8 @@ def open_source(source: Source, store: Store) -> Opened:
     scheme, _, name = source.source.partition(":")
     plain = source.model_dump(mode="json")
     if scheme == "builtin":
-        from clray.data import builtin
-
-        content = [platform.python_version(), hashlib.sha256(Path(builtin.__file__).read_bytes()).hexdigest()]
-        if name not in builtin.names():
-            raise DataError(f"source 'builtin:{name}' is not known; there are {', '.join(builtin.names())}")
-        return _opened(plain, ((),), content, 0, {"source": source.source, "split": source.split})
+        mark = _builtin_digest(name, source.split, store)
+        return _opened(plain, ((),), [mark], 0, {"source": source.source, "split": source.split, "sha256": mark})
     if scheme == "hf":
         mark = _hub_dataset(name, source.split)._fingerprint
         return _opened(plain, ((),), [mark], 0, {"source": source.source, "split": source.split, "fingerprint": mark})
@@ -141,6 +138,21 @@ def _file_digest(file: File, store: Store) -> str:
             content.update(block)
     store.write_json(place, {"sha256": content.hexdigest()})
     return content.hexdigest()
+
+
+def _builtin_digest(name: str, split: str, store: Store) -> str:
+    """Digest of the builtin records, remembered by the Python installation and the code that makes them."""
+    from clray.data import builtin
+
+    if name not in builtin.names():
+        raise DataError(f"source 'builtin:{name}' is not known; there are {', '.join(builtin.names())}")
+    code = hashlib.sha256(Path(builtin.__file__).read_bytes()).hexdigest()
+    place = f"digests/{digest([name, split, code, sys.version, sysconfig.get_path('stdlib')])}.json"
+    known = store.read_json(place)
+    if not known:
+        known = {"sha256": digest(builtin.records(name, split))}
+        store.write_json(place, known)
+    return str(known["sha256"])
 
 
 def _hub_dataset(name: str, split: str) -> Any:

@@ -61,7 +61,8 @@ class Scorer:
 
         if key != self._key:
             self._model = None
-            self._model = load_model(self._store, key, precision, *self._options).to(self._device).eval()
+            self._model = load_model(self._store, key, precision, *self._options).eval()
+            self._model.to(self._device)
             self._key = key
         return self._model
 
@@ -78,7 +79,7 @@ class ScoringPool:
             num_cpus=1, num_gpus=evaluation.gpus_per_worker, max_restarts=2, max_task_retries=2
         )
         self._shard = evaluation.shard_rows
-        self._actors = [
+        self._actors: list[Any] = [
             actor.remote(stream.storage, evaluation, stream.model.attention, stream.model.trust_remote_code, threads)
             for _ in range(evaluation.workers)
         ]

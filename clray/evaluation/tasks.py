@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,8 @@ class TaskSpec:
         """Everything that changes a score of this task, and nothing else."""
         task = self.task
         shape: list[Any] = [self.form.model_dump(mode="json")] if task.scorer != "perplexity" else []
-        shape += {"choice": [task.options], "generate": [task.max_new_tokens], "perplexity": []}[task.scorer]
+        shape += [task.options] if task.scorer == "choice" else []
+        shape += [task.max_new_tokens] if task.scorer == "generate" else []
         return digest(
             [
                 VERSION,
@@ -65,11 +67,12 @@ def prepare(spec: TaskSpec, store: Store) -> int:
                 f"task '{spec.task.name}': no example can be measured; all are longer than {spec.context} tokens"
             )
         store.write_json(place, [dataclasses.asdict(example) for example in examples])
-    return len(store.read_json(place))
+    return len(load(store, spec.digest, spec.task.scorer))
 
 
+@functools.lru_cache(maxsize=64)
 def load(store: Store, task_digest: str, scorer: str) -> list[Any]:
-    """The encoded examples of a prepared task, in order."""
+    """The encoded examples of a prepared task, in order; read once a process."""
     plain = json.loads(store.read_bytes(f"tasks/{task_digest}/examples.json"))
     return [EXAMPLES[scorer](**{k: _frozen(v) for k, v in item.items()}) for item in plain]
 
@@ -80,9 +83,10 @@ def _frozen(value: Any) -> Any:
 
 def _encode(spec: TaskSpec, found: list[tuple[dict[str, Any], str]]) -> list[Any]:
     tokenizer = records.tokenizer(spec.tokenizer)
+    made: list[Any]
     match spec.task.scorer:
         case "perplexity":
-            return [_document(tokenizer, record["text"]) for record, _ in found]
+            made = [_document(tokenizer, record["text"]) for record, _ in found]
         case "generate":
             made = [_generate(spec, tokenizer, record, place) for record, place in found]
         case _:

@@ -29,6 +29,8 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).expanduser().absolute())
+        self.fs: fs.FileSystem
+        self.base: str
         try:
             self.fs, self.base = (
                 fs.FileSystem.from_uri(self.root) if "://" in root else (fs.LocalFileSystem(), self.root)

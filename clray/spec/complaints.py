@@ -45,7 +45,7 @@ def _sentence(item: Any, model: type[BaseModel], name: str, lines: Mapping[Path,
         case "union_tag_not_found":
             return f"{where}: '{dotted}' needs a 'kind'; found {value!r}"
         case "value_error":
-            return f"{where}: '{dotted}': {str(item['ctx']['error'])}"
+            return f"{where}: '{dotted}': {item['ctx']['error']!s}"
         case _:
             message = item["msg"][0].lower() + item["msg"][1:]
             return f"{where}: '{dotted}': {message}; found {value!r}"

@@ -102,9 +102,7 @@ def test_another_process_gives_the_same_records():
     """String hashing is salted by the process; the records must not depend on it."""
     script = "from clray.data import builtin; print(builtin._hash(repr(builtin.records('keyword', 'test'))))"
     runs = [
-        subprocess.run(
-            [sys.executable, "-c", script], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True
-        )
+        subprocess.run([sys.executable, "-c", script], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True)
         for seed in ("1", "2")
     ]
     assert runs[0].stdout.strip(), runs[0].stderr

@@ -1,7 +1,6 @@
 """Sources become record sets on a real Ray: checked, deduplicated, addressed by content."""
 
 import gzip
-import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,13 +13,9 @@ from clray.errors import DataError
 from clray.lineage.store import Store
 from clray.replay.draw import draw
 from clray.spec.stream import Format, Source
+from texts import write_lines
 
 pytestmark = pytest.mark.ray
-
-
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ from clray.models.builtin import END, PAD, build_llama, build_tokenizer, recipe
 from clray.spec.stream import BuiltinLlama
 
 TEXTS = ["def name(self):\n    return self._name\n", "The value of the name is returned as it is."] * 20
-SMALL = BuiltinLlama(
-    vocab_size=320, hidden_size=16, intermediate_size=32, layers=1, heads=2, max_positions=64
-)
+SMALL = BuiltinLlama(vocab_size=320, hidden_size=16, intermediate_size=32, layers=1, heads=2, max_positions=64)
 TOKENIZER = build_tokenizer(TEXTS, SMALL.vocab_size)
 
 
@@ -50,7 +48,7 @@ def test_weights_depend_on_the_seed_alone_and_leave_the_random_state():
 
 
 def test_the_model_has_the_asked_shape_in_fp32_with_tied_embeddings():
-    """Embedding V*16; layer 4*16*16 attention + 3*16*32 feed-forward + 2*16 norms; last norm 16: V*16 + 2608."""
+    """Embedding V*16; layer 4*16*16 attention + 3*16*32 feed-forward + 2*16 norms; last norm 16."""
     model = build_llama(SMALL, TOKENIZER, 0)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -1,5 +1,7 @@
 """Quotas are whole, sum exactly, stay within capacity, and follow the weights."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,4 +42,4 @@ def test_sums_exactly_within_capacity(parts, total):
 def test_a_larger_weight_never_gets_less(weights, total):
     quotas = largest_remainder(weights, total, [10**6] * len(weights))
     ranked = sorted(zip(weights, quotas, strict=True))
-    assert all(low[1] <= high[1] + (low[0] == high[0]) for low, high in zip(ranked, ranked[1:], strict=False))
+    assert all(low[1] <= high[1] + (low[0] == high[0]) for low, high in pairwise(ranked))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import random
-
 import pytest
 import torch
 
@@ -13,8 +10,7 @@ from clray.planner import make_plan, prepare_stage
 from clray.spec import loading
 from clray.train.loop import Context, train_stage
 from clray.train.order import StageOrder
-
-WORDS = "red green blue one two three sun moon star cat dog bird runs sleeps sings".split()
+from texts import texts, write_lines
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +25,11 @@ def alone(tmp_path_factory):
 @pytest.fixture(scope="session")
 def stream(tiny_model, tmp_path_factory, ray_cluster):
     """A stream of a pretrain and an instruct stage over generated text, its store still empty."""
-    folder, rng = tmp_path_factory.mktemp("stream"), random.Random(0)
-    texts = [" ".join(rng.choices(WORDS, k=rng.randint(3, 60))) for _ in range(60)]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    rows = [{"instruction": "first word", "input": t, "output": t.split()[0]} for t in texts]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    folder = tmp_path_factory.mktemp("stream")
+    found = texts(60, most=60)
+    write_lines(folder / "text.jsonl", [{"text": t} for t in found])
+    rows = [{"instruction": "first word", "input": t, "output": t.split()[0]} for t in found]
+    write_lines(folder / "rows.jsonl", rows)
     return loading.loads(f"""
 name: tiny
 model: {{base: {tiny_model}}}
@@ -58,8 +54,12 @@ def train(stream, alone):
         planned = plan.lines[0].stages[number]
         prepared = prepare_stage(planned, plan.store, plan.lines[0])
         order = StageOrder(
-            storage=plan.store.root, key=planned.key, parent=plan.lines[0].base.generation.key,
-            mixture=prepared.mixture.digest, recipe=planned.recipe.resolved, seed=planned.seed,
+            storage=plan.store.root,
+            key=planned.key,
+            parent=plan.lines[0].base.generation.key,
+            mixture=prepared.mixture.digest,
+            recipe=planned.recipe.resolved,
+            seed=planned.seed,
             compute=changed.compute.model_dump(mode="json"),
         )
         return order, train_stage(order, context), Store(plan.store.root)

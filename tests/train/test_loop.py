@@ -36,8 +36,12 @@ def test_losses_equal_a_plain_pytorch_loop(train):
     loss_of = TargetLoss(model)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
-    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
-                                  lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        lr=1e-3,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+    )
     expected = []
     for step in range(plan.steps):
         for group in optimiser.param_groups:
@@ -92,10 +96,17 @@ def test_losses_equal_those_of_the_transformers_trainer(train, tmp_path):
     assert losses(result) == pytest.approx(logged, rel=1e-3)
 
 
-@pytest.mark.parametrize("override", [
-    "compute.micro_batch=1", "compute.micro_batch=3", "compute.zero_stage=1", "compute.zero_stage=2",
-    "compute.zero_stage=3", "compute.gradient_checkpointing=true",
-])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "compute.micro_batch=1",
+        "compute.micro_batch=3",
+        "compute.zero_stage=1",
+        "compute.zero_stage=2",
+        "compute.zero_stage=3",
+        "compute.gradient_checkpointing=true",
+    ],
+)
 def test_how_it_is_computed_does_not_change_the_losses(train, override):
     reference, changed = train()[1], train(0, [override])[1]
     assert losses(changed) == pytest.approx(losses(reference), rel=1e-4)
@@ -114,10 +125,10 @@ def test_packed_documents_have_the_losses_they_have_alone(train):
     row = next(i for i in range(len(shards)) if len(shards[i].segments) > 2)
     sequence, alone, start = shards[row], 0.0, 0
     for length in sequence.segments:
-        ids = torch.from_numpy(sequence.ids[start: start + length].astype(np.int64))[None]
+        ids = torch.from_numpy(sequence.ids[start : start + length].astype(np.int64))[None]
         with torch.no_grad():
             logits = model(ids).logits[0, :-1]
-        wanted = torch.from_numpy(sequence.targets[start + 1: start + length])
+        wanted = torch.from_numpy(sequence.targets[start + 1 : start + length])
         alone += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[wanted].sum().item()
         start += length
     with torch.no_grad():
