@@ -39,14 +39,13 @@ def run(stream: Stream, watch: Watcher) -> Outcome:
     """
     started = time.monotonic()
     plan = make_plan(stream)
-    recorder = Recorder(plan)
     built: set[str] = set()
-    with Session(plan) as session, recorder:
+    with Session(plan) as session, Recorder(plan) as recorder:
         prepare(plan, session, watch)
+        recorder.open()
         for line in plan.lines:
-            parent = line.base.generation
-            recorder.record(line, parent)
-            measure(plan, parent, session, watch)
+            recorder.record(line, line.base.generation)
+            measure(plan, line.base.generation, session, watch)
             for planned in line.stages:
                 generation = plan.store.generation(planned.key)
                 if generation is None:
@@ -64,8 +63,8 @@ def evaluate(stream: Stream, watch: Watcher) -> Outcome:
     """The outcome of measuring the stream's generations that are there, on every task. Trains nothing."""
     started = time.monotonic()
     plan = make_plan(stream)
-    recorder = Recorder(plan)
-    with Session(plan) as session, recorder:
+    with Session(plan) as session, Recorder(plan) as recorder:
+        recorder.open()
         for line in plan.lines:
             for key in line.keys:
                 generation = plan.store.generation(key)

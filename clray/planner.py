@@ -17,6 +17,7 @@ from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
 from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
+from clray.ray_session import quiet
 from clray.replay.draw import Draw, draw
 from clray.spec import loading
 from clray.spec.recipe import Recipe, resolve
@@ -77,6 +78,7 @@ class Plan:
 
 def make_plan(stream: Stream) -> Plan:
     """The plan of the stream. Finds and digests models and sources, but starts no Ray and trains nothing."""
+    quiet(stream.compute.gpus_per_worker)
     store = Store(stream.storage)
     store.check_writable()
     lines = [plan_line("stream", stream, store)]

@@ -38,7 +38,7 @@ def connect(stream: Stream) -> None:
     import ray
 
     if not ray.is_initialized():
-        quiet()
+        quiet(stream.compute.gpus_per_worker)
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
@@ -54,9 +54,9 @@ def connect(stream: Stream) -> None:
     check_resources(demand(stream), ray.cluster_resources())
 
 
-def quiet() -> None:
-    """Sets the environment that Ray and tokenizers read at start: short polls, no chatter."""
-    _set_defaults(QUIET)
+def quiet(gpus: int = 0) -> None:
+    """Sets the environment that Ray, DeepSpeed and transformers read at start: short polls, no chatter."""
+    _set_defaults(QUIET | ({} if gpus else {"DS_ACCELERATOR": "cpu"}))
     warnings.filterwarnings("ignore", module="ray")
 
 

@@ -68,15 +68,19 @@ class Recorder:
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Recorder:
+        return self
+
+    def open(self) -> None:
+        """Opens the run of the stream in MLflow. Not before all input is checked: a refused stream leaves nothing."""
         stream = self._plan.stream
         identity = digest([line.keys for line in self._plan.lines])
         self._run = self._ledger.open_stream(identity, stream.name, loading.to_yaml(stream), loading.dump(stream))
         self._stack.enter_context(self._ledger.system_metrics(self._run))
-        return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
         self._stack.close()
-        self._ledger.finish(self._run, "FINISHED" if kind is None else "FAILED")
+        if self._run:
+            self._ledger.finish(self._run, "FINISHED" if kind is None else "FAILED")
 
     def record(self, line: Line, made: Generation) -> None:
         """Records the generation in MLflow, once; completes what an interrupted run left open."""

@@ -21,10 +21,10 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if "pool" in self.__dict__:
             self.pool.release()
-        self.group.release()
+        self.group.release(wait=kind is None)
 
     def connect(self) -> None:
         """Joins or starts Ray; ResourceError where it is too small for the stream."""

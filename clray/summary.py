@@ -89,7 +89,7 @@ class Summary:
                 console.print(f"{row.line} · {row.stage}: {'; '.join(row.notes)}", markup=False, soft_wrap=True)
         build = self.to_build
         console.print(
-            f"{len(build)} stages to train (~{duration(sum(row.seconds for row in build))}), "
+            f"{len(build)} stage{'s' * (len(build) != 1)} to train (~{duration(sum(row.seconds for row in build))}), "
             f"{self.missing_cells} of {self.cells} scores to measure",
             markup=False,
         )

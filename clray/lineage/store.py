@@ -29,6 +29,11 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).expanduser().absolute())
+        if "@" in root.partition("://")[2].partition("/")[0]:
+            raise StorageError(
+                "storage: the URI holds credentials, which would end up in records; put them into the "
+                "environment (AWS_ACCESS_KEY_ID and so on) and give the URI without them"
+            )
         self.fs: fs.FileSystem
         self.base: str
         try:

@@ -53,24 +53,25 @@ class TrainingGroup:
         number = ray.get(self._desk.post.remote(order))
         while True:
             progress, result = ray.get(self._desk.look.remote(number))
+            if progress is not None and progress.key == order.key:
+                watch(progress)
             if isinstance(result, UserError):
                 raise result
             if result is not None:
                 return result
-            if progress is not None and progress.key == order.key:
-                watch(progress)
             self._raise_failure()
             time.sleep(POLL_SECONDS)
 
-    def release(self) -> None:
-        """Sends the workers home and gives their CPUs and devices back."""
+    def release(self, wait: bool = True) -> None:
+        """Sends the workers home, which gives their CPUs and devices back; does not `wait` after a failure."""
         if self._thread is None:
             return
         import ray
 
         ray.get(self._desk.post.remote(None))
-        self._thread.join()
-        ray.kill(self._desk)
+        if wait:
+            self._thread.join()
+            ray.kill(self._desk)
         self._desk = self._thread = None
 
     def _raise_failure(self) -> None:
