@@ -112,6 +112,7 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     """Trains the stage and commits the generation."""
     prepared = session.prepared[planned.key]
     model = line.stream.model
+    session.make_room_for_training()
     result = session.group.train(
         StageOrder(
             storage=plan.store.root,
@@ -140,6 +141,7 @@ def measure(plan: Plan, generation: Generation, session: Session, watch: Watcher
     """Scores the generation on every task that it has no score for yet."""
     wanted = [task for task in plan.tasks if plan.store.score(generation.key, task.digest) is None]
     if wanted:
+        session.connect()
         session.make_room_for_scoring()
         cells = [(task, examples.prepare(task, plan.store)) for task in wanted]
         session.pool.measure(

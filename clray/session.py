@@ -22,8 +22,7 @@ class Session:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if "pool" in self.__dict__:
-            self.pool.release()
+        self._release_pool()
         self.group.release(wait=kind is None)
 
     def connect(self) -> None:
@@ -37,13 +36,27 @@ class Session:
         return ScoringPool(self._plan.stream)
 
     def make_room_for_scoring(self) -> None:
-        """Sends the training group home where it holds the GPUs that the scoring actors need."""
+        """Sends the training group home where the GPUs do not suffice for it and the scoring actors."""
+        if self._crowded:
+            self.group.release()
+
+    def make_room_for_training(self) -> None:
+        """Ends the scoring actors where the GPUs do not suffice for them and the training group."""
+        if self._crowded:
+            self._release_pool()
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether training and scoring must take turns on the GPUs."""
         evaluation, compute = self._plan.stream.evaluation, self._plan.stream.compute
-        if not (evaluation.gpus_per_worker and compute.gpus_per_worker) or "pool" in self.__dict__:
-            return
+        if not (evaluation.gpus_per_worker and compute.gpus_per_worker):
+            return False
         import ray
 
-        self.connect()
         wanted = compute.workers * compute.gpus_per_worker + evaluation.workers * evaluation.gpus_per_worker
-        if ray.cluster_resources().get("GPU", 0) < wanted:
-            self.group.release()
+        return float(ray.cluster_resources().get("GPU", 0)) < wanted
+
+    def _release_pool(self) -> None:
+        if "pool" in self.__dict__:
+            self.pool.release()
+            del self.__dict__["pool"]

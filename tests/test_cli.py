@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from texts import texts, write_lines
 
 from clray import cli
+from texts import texts, write_lines
 
 MODULES = "import sys, clray.cli; print(sorted({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
 

@@ -1,0 +1,39 @@
+"""Training and scoring take turns on the GPUs where there are too few for both."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from clray.session import Session
+from clray.spec import loading
+
+TEXT = """
+name: a
+compute: {workers: 2, gpus_per_worker: 1}
+evaluation: {workers: 1, gpus_per_worker: 1}
+stages: [{name: x, kind: pretrain, data: builtin:docs}]
+"""
+
+
+class Recorded:
+    """A training group or pool that only counts its releases."""
+
+    def __init__(self):
+        self.releases = 0
+
+    def release(self, wait=True):
+        self.releases += 1
+
+
+@pytest.mark.parametrize(("gpus", "turns"), [(2, True), (3, False)])
+def test_who_must_go_home(monkeypatch, gpus, turns):
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus})
+    session = Session(SimpleNamespace(stream=loading.loads(TEXT), store=None))
+    session.group, pool = Recorded(), Recorded()
+    session.__dict__["pool"] = pool
+    session.make_room_for_scoring()
+    session.make_room_for_training()
+    assert (session.group.releases, pool.releases) == (int(turns), int(turns))
+    assert ("pool" in session.__dict__) is not turns
