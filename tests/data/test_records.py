@@ -124,3 +124,15 @@ def test_a_mixture_holds_own_and_drawn_rows_and_counts_them(make, tmp_path):
     shards = PackedShards(store, packed)
     assert sum(len(shards[i].ids) for i in range(len(shards))) == packed.tokens
     assert all(s.segments.sum() == len(s.ids) for s in (shards[i] for i in range(len(shards))))
+
+
+def test_a_hugging_face_data_set_is_read(make, tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="datasets is an extra: pip install 'clray[hub]'")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    store, spec = make
+    (tmp_path / "hub").mkdir()
+    write_lines(tmp_path / "hub" / "train.jsonl", [{"text": "red"}, {"text": "sun"}])
+    manifest = records.prepare(spec({"source": f"hf:{tmp_path}/hub", "split": "train"}), store)
+    assert manifest.rows == 2 and manifest.provenance["sources"][0]["fingerprint"]
+    with pytest.raises(DataError, match="cannot be loaded"):
+        spec({"source": f"hf:{tmp_path}/hub", "split": "none"})
