@@ -41,6 +41,9 @@ def prepare_base(stream: Stream, store: Store, created: str) -> Base:
     known = store.read_json(_note(stream, store)) if stream.model.base.startswith("builtin:") else None
     if known and (generation := store.generation(known["key"])):
         return _described(generation)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="clray-base-") as scratch:
         folder = _builtin(stream, Path(scratch)) if stream.model.base.startswith("builtin:") else _folder(stream.model)
         generation = _commit(folder, stream, store, created)

