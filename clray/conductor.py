@@ -13,6 +13,7 @@ from clray.outcome import Outcome, line_outcome
 from clray.planner import Line, Plan, PlannedStage, make_plan, now, prepare_stage
 from clray.recording import Recorder
 from clray.session import Session
+from clray.spec.recipe import describe
 from clray.spec.stream import Stream
 from clray.summary import arithmetic
 from clray.train.order import Progress, StageOrder
@@ -104,6 +105,8 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
             if planned.key in missing and planned.key not in session.prepared:
                 session.prepared[planned.key] = prepare_stage(planned, plan.store, line)
                 watch.say(arithmetic(line, session.prepared[planned.key]))
+                for sentence in describe(planned.recipe, planned.parent_stage):
+                    watch.say(f"{line.name} · {planned.stage.name}: {sentence}")
     for task in plan.tasks:
         examples.prepare(task, plan.store)
 

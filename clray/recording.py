@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,11 +14,12 @@ from clray.evaluation.metrics import continual_metrics
 from clray.lineage.environment import environment
 from clray.lineage.generation import Generation
 from clray.lineage.key import digest
-from clray.lineage.ledger import Ledger, default_tracking, redact
+from clray.lineage.ledger import Ledger, default_tracking
 from clray.outcome import LineOutcome, Outcome
 from clray.planner import Line, Plan, PlannedStage, PreparedStage, now
 from clray.report.page import write_report
 from clray.spec import loading
+from clray.summary import summarise
 from clray.train.order import StageResult
 
 
@@ -112,18 +114,14 @@ class Recorder:
                 self._ledger.score(key, row, index, continual_metrics(_upto(outcome.matrix, index)))
 
     def publish(self, outcome: Outcome) -> None:
-        """Writes the report and the outcome beside the store, and hands them to MLflow."""
-        name = f"reports/{outcome.plan.stream.name}"
+        """Writes the report, the outcome and the plan below the store, and hands them to MLflow."""
         with tempfile.TemporaryDirectory(prefix="clray-report-") as scratch:
-            page = write_report(outcome.to_dict(), Path(scratch) / "report.html")
-            outcome.plan.store.upload(scratch, name)
-            self._ledger.attach(self._run, page)
-        outcome.plan.store.write_json(f"{name}/outcome.json", outcome.to_dict())
-
-    @property
-    def tracking(self) -> str:
-        """The tracking URI without secrets."""
-        return redact(self._ledger.tracking_uri)
+            folder = Path(scratch)
+            write_report(outcome.to_dict(), folder / "report.html")
+            for name, value in (("outcome", outcome.to_dict()), ("plan", summarise(outcome.plan).to_dict())):
+                (folder / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+            outcome.plan.store.upload(folder, f"reports/{outcome.plan.stream.name}")
+            self._ledger.attach(self._run, folder)
 
 
 def _upto(matrix: ScoreMatrix, row: int) -> ScoreMatrix:

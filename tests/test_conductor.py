@@ -106,6 +106,16 @@ def test_mlflow_holds_the_lineage(outcome, stream):
     assert {i.dataset.digest for i in run.inputs.dataset_inputs} >= {last.data["digest"][:36]}
 
 
+def test_report_outcome_and_plan_lie_in_the_store_and_in_mlflow(outcome, stream):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(default_tracking(outcome.plan.store))
+    experiment = client.get_experiment_by_name(stream.name)
+    top = client.search_runs([experiment.experiment_id], "tags.`clray.stream_digest` != ''")[0]
+    assert {a.path for a in client.list_artifacts(top.info.run_id)} >= {"report.html", "outcome.json", "plan.json"}
+    assert set(outcome.plan.store.list(f"reports/{stream.name}")) == {"report.html", "outcome.json", "plan.json"}
+
+
 def test_the_same_stream_again_trains_nothing(outcome, stream):
     watch = Silent()
     again = conductor.run(stream, watch)
