@@ -182,8 +182,3 @@ def _pack(table: pa.Table, store: Store, folder: str, capacity: int, num_origins
         np.stack([np.ones(len(lengths)), lengths, table["num_targets"].to_numpy()], axis=1).astype(np.int64),
     )
     return pa.Table.from_pylist([{**dataclasses.asdict(part), "counts": counts.tolist()}])
-
-
-def count_rows(lengths: Sequence[int], capacity: int) -> int:
-    """Number of packed rows that examples of these lengths make in one part."""
-    return len(best_fit_decreasing([piece.length for piece in cut(lengths, capacity)], capacity))
