@@ -8,14 +8,16 @@ from typing import Protocol
 
 from clray import recording
 from clray.evaluation import tasks as examples
+from clray.lineage import lease
 from clray.lineage.generation import Generation
 from clray.outcome import Outcome, line_outcome
-from clray.planner import Line, Plan, PlannedStage, make_plan, now, prepare_stage
+from clray.planner import Line, Plan, PlannedStage, check_space, make_plan, now, prepare_stage
 from clray.recording import Recorder
 from clray.session import Session
 from clray.spec.recipe import describe
 from clray.spec.stream import Stream
 from clray.summary import arithmetic
+from clray.train import checkpoint
 from clray.train.order import Progress, StageOrder
 
 
@@ -32,27 +34,30 @@ class Watcher(Protocol):
         """A generation is measured."""
 
 
-def run(stream: Stream, watch: Watcher) -> Outcome:
+def run(stream: Stream, watch: Watcher, wait: bool = True) -> Outcome:
     """The outcome of the stream and its controls: generations, score matrices and metrics.
 
     What is in the store already is taken, not made again: the same stream trains nothing, an edited stage
-    rebuilds from there on as a branch, and a run that was killed goes on with the stage it stopped in.
+    rebuilds from there on as a branch, and a run that was killed goes on at its last checkpoint. A generation
+    that another driver builds is waited for; without `wait` that is a StorageError.
     """
     started = time.monotonic()
     plan = make_plan(stream)
     built: set[str] = set()
-    with Session(plan) as session, Recorder(plan) as recorder:
+    with Session(plan, watch.say) as session, Recorder(plan) as recorder:
+        checkpoint.sweep(plan.store)
         prepare(plan, session, watch)
         recorder.open()
         for line in plan.lines:
             recorder.record(line, line.base.generation)
             measure(plan, line.base.generation, session, watch)
             for planned in line.stages:
-                generation = plan.store.generation(planned.key)
-                if generation is None:
-                    generation = build(plan, line, planned, session, watch)
-                    built.add(generation.key)
-                recorder.record(line, generation)
+                with lease.hold(plan.store, planned.key, planned.stage.name, watch.say, wait):
+                    generation = plan.store.generation(planned.key)
+                    if generation is None:
+                        generation = build(plan, line, planned, session, watch)
+                        built.add(generation.key)
+                    recorder.record(line, generation)
                 measure(plan, generation, session, watch)
             recorder.score(line_outcome(plan, line), line)
         outcome = look(stream, built=built, seconds=time.monotonic() - started, versions=recorder.versions)
@@ -64,7 +69,7 @@ def evaluate(stream: Stream, watch: Watcher) -> Outcome:
     """The outcome of measuring the stream's generations that are there, on every task. Trains nothing."""
     started = time.monotonic()
     plan = make_plan(stream)
-    with Session(plan) as session, Recorder(plan) as recorder:
+    with Session(plan, watch.say) as session, Recorder(plan) as recorder:
         recorder.open()
         for line in plan.lines:
             for key in line.keys:
@@ -96,6 +101,7 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
     if not plan.missing and not plan.missing_cells:
         watch.say("every generation and score is in the store: nothing to train, nothing to measure")
         return
+    check_space(plan)
     session.connect()
     if plan.missing:
         session.group.start()
@@ -129,10 +135,12 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
             trust_remote_code=model.trust_remote_code,
         ),
         lambda progress: watch.training(line.name, planned.stage.name, progress),
+        lambda text: watch.say(f"{line.name} · {planned.stage.name}: {text}"),
     )
     generation = recording.generation(planned, prepared, result)
     plan.store.write_json(f"generations/{planned.key}/curve.json", result.curve)
     plan.store.commit(generation)
+    checkpoint.clear(plan.store, planned.key)
     watch.say(
         f"{line.name} · {planned.stage.name}: generation {generation.short}, "
         f"{result.training['tokens_per_second']:,.0f} tokens/s, {result.training['seconds']:.0f} s"

@@ -52,9 +52,25 @@ def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int
     )
 
 
-def lora_parameters(shape: dict[str, int], rank: int) -> int:
-    """Weights of a LoRA on all linear modules of a Llama-shaped block, roughly."""
-    return shape["layers"] * rank * shape["hidden"] * 20
+def trained_parameters(shape: dict[str, int], adapter: dict[str, Any]) -> int:
+    """Weights that are trained: all, or those of a LoRA on all linear modules of Llama-shaped blocks, roughly."""
+    if adapter["kind"] == "full":
+        return shape["parameters"]
+    return int(shape["layers"] * adapter["rank"] * shape["hidden"] * 20)
+
+
+@dataclass(frozen=True)
+class SavedBytes:
+    """Bytes that a stage leaves behind, and that one of its checkpoints takes while it runs."""
+
+    weights: float
+    checkpoint: float
+
+
+def saved_bytes(shape: dict[str, int], recipe: dict[str, Any]) -> SavedBytes:
+    """What a stage writes: its weights or adapter; fp32 weights and two moments of all that is trained."""
+    trained = trained_parameters(shape, recipe["adapter"])
+    return SavedBytes(weights=(4 if recipe["precision"] == "fp32" else 2) * trained, checkpoint=12 * trained)
 
 
 def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> float:
@@ -62,10 +78,9 @@ def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> f
 
     16 bytes a trained weight in fp32 and in bf16 with an fp32 master copy alike; a frozen one takes its own.
     """
-    full = recipe["adapter"]["kind"] == "full"
-    trained = shape["parameters"] if full else lora_parameters(shape, recipe["adapter"]["rank"])
+    trained = trained_parameters(shape, recipe["adapter"])
     width = 4 if recipe["precision"] == "fp32" else 2
-    ranks = compute.workers
+    ranks = compute.least_workers
     weights = width * shape["parameters"] / (ranks if compute.zero_stage == 3 else 1)
     gradients = width * trained / (ranks if compute.zero_stage >= 2 else 1)
     moments = (8 if recipe["precision"] == "fp32" else 12) * trained / (ranks if compute.zero_stage >= 1 else 1)
@@ -86,7 +101,7 @@ def estimate(
 ) -> Cost:
     """The cost of a stage; `speeds` are FLOP/s that earlier generations of the store reached, oldest first."""
     amount = flops(shape, tokens, targets, recipe["sequence_length"], recipe["adapter"]["kind"] == "full")
-    guess = (GPU_FLOPS_PER_SECOND if compute.gpus_per_worker else CPU_FLOPS_PER_SECOND) * compute.workers
+    guess = (GPU_FLOPS_PER_SECOND if compute.gpus_per_worker else CPU_FLOPS_PER_SECOND) * compute.most_workers
     speed = next((s for s in reversed(speeds) if s), guess)
     return Cost(
         tokens=tokens,

@@ -23,3 +23,7 @@ class ResourceError(UserError):
 
 class StorageError(UserError):
     """A storage path or tracking server that cannot be read or written."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process got SIGTERM: it saves what runs, and leaves."""

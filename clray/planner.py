@@ -11,7 +11,7 @@ from clray import cost
 from clray.data import mixture, records
 from clray.data.batches import BatchPlan, plan_batches
 from clray.data.manifest import Manifest
-from clray.errors import ModelError
+from clray.errors import ModelError, ResourceError, StorageError
 from clray.evaluation.tasks import TaskSpec
 from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
@@ -101,6 +101,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
     for index, stage in enumerate(stream.stages, 1):
         recipe = resolve(stream, stage, parent_stage, first=index == 1)
         _check_positions(stage, recipe, base)
+        _check_batch(stream, stage, recipe)
         own = _records(stream, stage, recipe, base, store)
         earlier = stream.stages[: index - 1] if recipe.replays else ()
         past = tuple((old.name, _records(stream, old, recipe, base, store)) for old in earlier)
@@ -140,6 +141,31 @@ def _check_positions(stage: Stage, recipe: Recipe, base: Base) -> None:
         raise ModelError(
             f"stage '{stage.name}': sequence_length {length} is more than the {base.max_positions} positions of "
             "the base model; lower it"
+        )
+
+
+def _check_batch(stream: Stream, stage: Stage, recipe: Recipe) -> None:
+    batch, workers = recipe.resolved["batch"], stream.compute.most_workers
+    if batch < workers:
+        raise ResourceError(
+            f"stage '{stage.name}': a global batch of {batch} sequences cannot be divided among {workers} workers; "
+            f"raise batch.size to {workers} or more, or lower compute.workers"
+        )
+
+
+def check_space(plan: Plan) -> None:
+    """Raises StorageError where the disk has less room than the missing generations and checkpoints will take."""
+    free = plan.store.free_bytes()
+    if free is None or not plan.missing:
+        return
+    compute, shape = plan.stream.compute, plan.lines[0].base.generation.training["shape"]
+    sizes = [cost.saved_bytes(shape, stage.recipe.resolved) for stage in plan.missing]
+    wanted = sum(size.weights for size in sizes) + (compute.checkpoint.keep + 1) * max(s.checkpoint for s in sizes)
+    if wanted > free:
+        raise StorageError(
+            f"storage '{plan.store.root}' has {free / 2**30:,.2f} GiB left; the {len(sizes)} generations to train and "
+            f"the {compute.checkpoint.keep} checkpoints that are kept take about {wanted / 2**30:,.2f} GiB. Free some "
+            "space, lower compute.checkpoint.keep, or give another storage=PATH."
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +41,7 @@ def connect(stream: Stream) -> None:
 
     if not ray.is_initialized():
         quiet(stream.compute.gpus_per_worker)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
@@ -46,12 +49,14 @@ def connect(stream: Stream) -> None:
             cores = os.cpu_count() or 1
             ray.init(
                 address="local",
-                num_cpus=max(cores, demand(stream)["CPU"] + 1),
+                num_cpus=max(cores, demand(stream, stream.compute.most_workers)["CPU"] + 1),
                 log_to_driver=False,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
             )
-    check_resources(demand(stream), ray.cluster_resources())
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts a handler of its own there
+    check_resources(demand(stream, stream.compute.least_workers), ray.cluster_resources())
 
 
 def quiet(gpus: int = 0) -> None:
@@ -65,12 +70,12 @@ def _set_defaults(settings: dict[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def demand(stream: Stream) -> dict[str, int]:
-    """CPUs and GPUs that the training group and the scoring actors of the stream hold together."""
-    compute, evaluation = stream.compute, stream.evaluation
+def demand(stream: Stream, workers: int) -> dict[str, int]:
+    """CPUs and GPUs that a training group of so many workers and the scoring actors hold together."""
+    compute = stream.compute
     return {
-        "CPU": compute.workers * compute.cpus_per_worker + evaluation.workers,
-        "GPU": compute.workers * compute.gpus_per_worker,
+        "CPU": workers * compute.cpus_per_worker + stream.evaluation.workers,
+        "GPU": workers * compute.gpus_per_worker,
     }
 
 

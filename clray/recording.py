@@ -82,7 +82,8 @@ class Recorder:
     def __exit__(self, kind: Any, *_: object) -> None:
         self._stack.close()
         if self._run:
-            self._ledger.finish(self._run, "FINISHED" if kind is None else "FAILED")
+            ended = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+            self._ledger.finish(self._run, ended)
 
     def record(self, line: Line, made: Generation) -> None:
         """Records the generation in MLflow, once; completes what an interrupted run left open."""

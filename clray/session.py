@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 from clray.evaluation.actors import ScoringPool
@@ -13,17 +14,26 @@ from clray.train.group import TrainingGroup
 class Session:
     """A context that starts what is asked of it, and sends all of it home at the end."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
         self._plan = plan
+        self._say = say
         self.group = TrainingGroup(plan.stream.compute, plan.store)
         self.prepared: dict[str, PreparedStage] = {}
 
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._release_pool()
-        self.group.release(wait=kind is None)
+        if kind is None:
+            self.group.release()
+            return
+        interrupted = issubclass(kind, KeyboardInterrupt)
+        if interrupted:
+            self._say("interrupted: saving the running stage")
+        step = self.group.leave(save=interrupted)
+        if step is not None:
+            self._say(f"saved after step {step}")
 
     def connect(self) -> None:
         """Joins or starts Ray; ResourceError where it is too small for the stream."""
@@ -53,7 +63,7 @@ class Session:
             return False
         import ray
 
-        wanted = compute.workers * compute.gpus_per_worker + evaluation.workers * evaluation.gpus_per_worker
+        wanted = compute.most_workers * compute.gpus_per_worker + evaluation.workers * evaluation.gpus_per_worker
         return float(ray.cluster_resources().get("GPU", 0)) < wanted
 
     def _release_pool(self) -> None:

@@ -167,9 +167,15 @@ def test_the_plan_counts_what_is_there_and_what_is_not(outcome, stream):
 
 
 def test_more_workers_than_the_cluster_has_is_refused_with_both_numbers(stream):
-    greedy = loading.loads(loading.to_yaml(stream), ["compute.workers=99", "seed=5"])
+    greedy = loading.loads(loading.to_yaml(stream), ["compute.workers=99", "batch.size=99", "seed=5"])
     with pytest.raises(ResourceError, match=r"asks for 100 CPUs .* the cluster has 6"):
         conductor.run(greedy, Silent())
+
+
+def test_a_batch_that_cannot_be_divided_among_the_workers_is_refused(stream):
+    many = loading.loads(loading.to_yaml(stream), ["compute.workers={min: 1, max: 9}"])
+    with pytest.raises(ResourceError, match="batch of 8 sequences cannot be divided among 9 workers; raise batch.size"):
+        make_plan(many)
 
 
 def test_a_sequence_longer_than_the_model_is_refused(stream):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from clray.errors import StorageError
 from clray.lineage.store import Store
+
+log = logging.getLogger("clray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,20 @@ class Manifest:
         value = store.read_json(f"{folder}/manifest.json")
         return None if value is None else cls(**{**value, "parts": tuple(Part(**p) for p in value["parts"])})
 
+    @classmethod
+    def take(cls, store: Store, folder: str) -> Manifest | None:
+        """The committed manifest of the folder, if its files are whole; a damaged set is named, and removed."""
+        manifest = cls.load(store, folder)
+        damaged = manifest.damaged(store) if manifest else []
+        if damaged:
+            log.warning("%s: %s is missing or altered; the set is made again", folder, ", ".join(damaged))
+            store.delete(folder)
+        return None if damaged else manifest
+
+    def damaged(self, store: Store) -> list[str]:
+        """Names of the files that are missing, or are not what was written."""
+        return store.damaged(self.folder, {part.name: part.sha256 for part in self.parts})
+
     def commit(self, store: Store) -> None:
         """Makes the set exist."""
         store.write_json(f"{self.folder}/manifest.json", self.to_dict())
@@ -85,7 +103,16 @@ def write_part(store: Store, folder: str, number: int, table: pa.Table) -> Part:
 
 
 def read_parts(store: Store, manifest: Manifest, columns: list[str] | None = None) -> pa.Table:
-    """The rows of all parts in order, memory-mapped from the local (or fetched) files."""
+    """The rows of all parts in order, memory-mapped from the local (or fetched) files.
+
+    StorageError where a file is not what was written.
+    """
+    damaged = manifest.damaged(store)
+    if damaged:
+        raise StorageError(
+            f"storage '{store.root}': {manifest.folder}/{damaged[0]} is missing or altered since it was written. "
+            "Run the same command again: the set is then made again."
+        )
     folder = store.fetch(manifest.folder)
     tables = []
     for part in manifest.parts:

@@ -62,7 +62,7 @@ def prepare(spec: MixtureSpec, store: Store) -> Manifest:
     of each. The provenance counts examples, tokens and targets of each origin.
     """
     folder = f"mixtures/{spec.digest}"
-    known = Manifest.load(store, folder)
+    known = Manifest.take(store, folder)
     if known:
         return known
     from clray.ray_session import run_dataset

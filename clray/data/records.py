@@ -60,7 +60,7 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
     file and line at the first record that does not fit.
     """
     folder = f"records/{spec.digest}"
-    known = Manifest.load(store, folder)
+    known = Manifest.take(store, folder)
     if known:
         return known
     from clray.ray_session import run_dataset

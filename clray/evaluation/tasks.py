@@ -73,7 +73,7 @@ def prepare(spec: TaskSpec, store: Store) -> int:
 @functools.lru_cache(maxsize=64)
 def load(store: Store, task_digest: str, scorer: str) -> list[Any]:
     """The encoded examples of a prepared task, in order; read once a process."""
-    plain = json.loads(store.read_bytes(f"tasks/{task_digest}/examples.json"))
+    plain = store.read_json(f"tasks/{task_digest}/examples.json")
     return [EXAMPLES[scorer](**{k: _frozen(v) for k, v in item.items()}) for item in plain]
 
 

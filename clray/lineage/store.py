@@ -4,17 +4,23 @@
     mixtures/<digest>/    packed shards                  manifest.json committed last
     generations/<key>/    weights/ and generation.json   generation.json committed last
     scores/<key>/         one JSON file a task           each written whole
+    checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
+    leases/               who builds a generation right now, see lineage/lease.py
 
-A folder without its last file does not exist: whatever is killed half-way is simply made again.
+A folder without its last file does not exist: whatever is killed half-way is simply made again. Digests of
+what is written stand in that last file, and are compared when it is read.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +85,24 @@ class Store:
         return bool(self.fs.get_file_info(self.path(relative)).type == fs.FileType.File)
 
     def write_bytes(self, relative: str, content: bytes) -> None:
-        """Writes the whole file or nothing: a reader never sees half of it."""
+        """Writes the whole file or nothing: a reader never sees half of it. StorageError where space ran out."""
         path = self.path(relative)
-        self.fs.create_dir(os.path.dirname(path), recursive=True)
         target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if self.local else path
-        with self.fs.open_output_stream(target) as stream:
-            stream.write(content)
-        if self.local:
-            os.replace(target, path)
+        try:
+            self.fs.create_dir(os.path.dirname(path), recursive=True)
+            with self.fs.open_output_stream(target) as stream:
+                stream.write(content)
+            if self.local:
+                os.replace(target, path)
+        except OSError as error:
+            if self.local:
+                Path(target).unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StorageError(
+                f"storage '{self.root}' is full: no room for {relative} ({len(content) / 2**20:,.1f} MiB). Free some "
+                "space and run the same command again; it goes on from what is saved."
+            ) from error
 
     def write_json(self, relative: str, value: Any) -> None:
         """Writes `value` as readable JSON, whole or not at all."""
@@ -98,8 +114,33 @@ class Store:
             return bytes(stream.read())
 
     def read_json(self, relative: str) -> Any:
-        """Value of the JSON file, or None where there is none."""
-        return json.loads(self.read_bytes(relative)) if self.exists(relative) else None
+        """Value of the JSON file, or None where there is none; StorageError where it is no JSON."""
+        if not self.exists(relative):
+            return None
+        try:
+            return json.loads(self.read_bytes(relative))
+        except ValueError as error:
+            raise StorageError(
+                f"storage '{self.root}': {relative} is damaged ({error}); it was written whole. Delete the file: what "
+                "it stands for is then made again."
+            ) from None
+
+    def free_bytes(self) -> int | None:
+        """Bytes left where the store lies; None for an object store."""
+        return shutil.disk_usage(self.base).free if self.local else None
+
+    def delete(self, relative: str) -> None:
+        """Removes the file or folder, if it is there."""
+        kind = self.fs.get_file_info(self.path(relative)).type
+        if kind == fs.FileType.Directory:
+            self.fs.delete_dir(self.path(relative))
+        elif kind == fs.FileType.File:
+            self.fs.delete_file(self.path(relative))
+
+    def damaged(self, relative: str, digests: Mapping[str, str]) -> list[str]:
+        """Names of the files below `relative` that are missing, or whose SHA-256 is not the one in `digests`."""
+        folder = self.fetch(relative)
+        return sorted(name for name, sha256 in digests.items() if file_digest(folder / name) != sha256)
 
     def list(self, relative: str) -> list[str]:
         """Sorted names of the entries of the folder; empty where there is none."""
@@ -111,8 +152,9 @@ class Store:
         digests = {}
         for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
             name = path.relative_to(folder).as_posix()
-            self.write_bytes(f"{relative}/{name}", path.read_bytes())
-            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            content = path.read_bytes()
+            self.write_bytes(f"{relative}/{name}", content)
+            digests[name] = hashlib.sha256(content).hexdigest()
         return digests
 
     def fetch(self, relative: str) -> Path:
@@ -162,3 +204,18 @@ class Store:
     def write_score(self, key: str, task: str, score: dict[str, Any]) -> None:
         """Keeps a cell of the score matrix."""
         self.write_json(f"scores/{key}/{task}.json", score)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the file, read once as long as its size and time stay the same; empty where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return ""
+    return _file_digest(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_digest(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

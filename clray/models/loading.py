@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from clray.errors import ModelError
+from clray.errors import ModelError, StorageError
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 
@@ -25,13 +26,14 @@ def load_model(
 ) -> PreTrainedModel:
     """The generation's model with its adapters merged, on the CPU, in the precision asked for.
 
-    Raises ModelError where the generation or one below it is not in the store.
+    Raises ModelError where the generation or one below it is not in the store, StorageError where it is damaged.
     """
     generation = require(store, key)
+    weights = whole_weights(store, generation)
     if generation.complete:
         options: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
         model = AutoModelForCausalLM.from_pretrained(
-            store.weights(key),
+            weights,
             dtype=DTYPES[precision],
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
@@ -42,7 +44,7 @@ def load_model(
     from peft import PeftModel
 
     below = load_model(store, generation.base, precision, attention, trust_remote_code)
-    merged: PreTrainedModel = PeftModel.from_pretrained(below, str(store.weights(key))).merge_and_unload()
+    merged: PreTrainedModel = PeftModel.from_pretrained(below, str(weights)).merge_and_unload()
     return merged
 
 
@@ -52,6 +54,19 @@ def require(store: Store, key: str) -> Generation:
     if generation is None:
         raise ModelError(f"generation {key[:10]} is not in storage '{store.root}'; run the stream that makes it")
     return generation
+
+
+def whole_weights(store: Store, generation: Generation) -> Path:
+    """Local folder with the generation's weights; StorageError where a file is not what was written."""
+    digests = {name.removeprefix("weights/"): sha256 for name, sha256 in generation.files.items()}
+    folder = f"generations/{generation.key}/weights"
+    damaged = store.damaged(folder, digests)
+    if damaged:
+        raise StorageError(
+            f"storage '{store.root}': {folder}/{damaged[0]} is missing or altered since it was written. Delete "
+            f"generations/{generation.key} and run the same command again: the generation is then made again."
+        )
+    return store.weights(generation.key)
 
 
 def tokenizer_digest(store: Store, key: str) -> str:
@@ -77,7 +92,8 @@ def trainable_model(
 
     if parent.adapter == adapter:
         below = load_model(store, parent.base, *options)
-        return PeftModel.from_pretrained(below, str(store.weights(parent.key)), is_trainable=True), parent.base
+        adapter_folder = whole_weights(store, parent)
+        return PeftModel.from_pretrained(below, str(adapter_folder), is_trainable=True), parent.base
     model = load_model(store, parent.key, *options)
     targets = adapter["targets"] if isinstance(adapter["targets"], str) else list(adapter["targets"])
     config = LoraConfig(

@@ -32,10 +32,33 @@ class Model(Strict):
     builtin: BuiltinLlama = BuiltinLlama()
 
 
+class Elastic(Strict):
+    """A number of training workers that may change while a stage runs."""
+
+    min: int = Field(ge=1, description="fewest workers that a stage goes on with")
+    max: int = Field(ge=1, description="most workers, asked for whenever the cluster has them")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Elastic:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+class Checkpoint(Strict):
+    """When a running stage is saved. A lost or stopped run goes on from the newest checkpoint."""
+
+    every_steps: int | None = Field(None, ge=1, description="optimiser steps between checkpoints")
+    every_minutes: float | None = Field(10.0, gt=0, description="minutes between checkpoints; null: by steps alone")
+    keep: int = Field(2, ge=1, description="checkpoints kept of a running stage; none once it is finished")
+
+
 class Compute(Strict):
     """What runs the stages. Nothing here but `precision` changes the result."""
 
-    workers: int = Field(1, ge=1, description="training workers (data-parallel ranks)")
+    workers: int | Elastic = Field(
+        1, description="training workers (data-parallel ranks): a number, or {min: 2, max: 8} for an elastic group"
+    )
     gpus_per_worker: int = Field(0, ge=0, le=1)
     cpus_per_worker: int = Field(1, ge=1, description="CPUs that Ray reserves for each worker")
     threads: int | None = Field(None, ge=1, description="CPU threads of each worker; default: its share of the node")
@@ -44,7 +67,28 @@ class Compute(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: int = Field(8, ge=1, description="packed sequences in one forward pass of one worker")
     gradient_checkpointing: bool = False
+    checkpoint: Checkpoint = Checkpoint()
     max_failures: int = Field(2, ge=0, description="times a lost worker group is started again")
+    grace_seconds: float = Field(
+        60.0, ge=0, description="time to save a checkpoint after SIGTERM or Ctrl-C, before leaving"
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _at_least_one(cls, value: int | Elastic) -> int | Elastic:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("workers must be 1 or more")
+        return value
+
+    @property
+    def least_workers(self) -> int:
+        """Fewest training workers that a stage is trained with."""
+        return self.workers.min if isinstance(self.workers, Elastic) else self.workers
+
+    @property
+    def most_workers(self) -> int:
+        """Most training workers that a stage is trained with."""
+        return self.workers.max if isinstance(self.workers, Elastic) else self.workers
 
 
 class Evaluation(Strict):

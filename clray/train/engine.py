@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from clray.train import state
 from clray.train.objective import TargetLoss
 from clray.train.order import StageOrder
 
@@ -43,7 +44,10 @@ def accumulation(order: StageOrder, world: int) -> int:
 
 
 def build_engine(model: Any, order: StageOrder, world: int) -> Any:
-    """The DeepSpeed engine around the model's loss, with AdamW over the trainable weights."""
+    """The DeepSpeed engine around the model's loss, with AdamW over the trainable weights.
+
+    The learning rate is set before each step by the loop, and 0 until then.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
@@ -58,13 +62,14 @@ def build_engine(model: Any, order: StageOrder, world: int) -> Any:
         model=TargetLoss(model),
         optimizer=torch.optim.AdamW(
             _groups(model, optimiser["weight_decay"]),
-            lr=optimiser["learning_rate"],
+            lr=0.0,
             betas=(optimiser["beta1"], optimiser["beta2"]),
             eps=optimiser["epsilon"],
         ),
         config=deepspeed_config(order, world),
         dist_init_required=False,
     )
+    state.reset_steps(engine, 0)
     return engine
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from clray.errors import UserError
 from clray.lineage.store import Store
 from clray.ray_session import find_user_error
-from clray.spec.stream import Compute
-from clray.train.order import Progress, StageOrder, StageResult
+from clray.spec.stream import Compute, Elastic
+from clray.train.order import Progress, StageLeft, StageOrder, StageResult
 
 POLL_SECONDS = 0.1
 
@@ -31,30 +31,40 @@ class TrainingGroup:
         self._desk: Any = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._busy = False
 
     def start(self) -> None:
         """Starts the workers without waiting for them; they import while the driver prepares data."""
         if self._thread is not None:
             return
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from clray.train.desk import Desk
 
         self._failure = None
-        self._desk = ray.remote(Desk).options(num_cpus=0).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote()
         self._thread = threading.Thread(target=self._fit, name="clray-training-group", daemon=True)
         self._thread.start()
 
-    def train(self, order: StageOrder, watch: Callable[[Progress], None]) -> StageResult:
-        """Result of training the stage; `watch` is told of progress. Raises what made the workers fail."""
+    def train(self, order: StageOrder, watch: Callable[[Progress], None], say: Callable[[str], None]) -> StageResult:
+        """Result of training the stage; `watch` is told of progress, `say` of what a person should read.
+
+        Raises what made the workers fail.
+        """
         import ray
 
         self.start()
         number = ray.get(self._desk.post.remote(order))
+        self._busy = True
         while True:
-            progress, result = ray.get(self._desk.look.remote(number))
+            progress, notes, result = ray.get(self._desk.look.remote(number))
+            for note in notes:
+                say(note)
             if progress is not None and progress.key == order.key:
                 watch(progress)
+            self._busy = result is None
             if isinstance(result, UserError):
                 raise result
             if result is not None:
@@ -62,17 +72,33 @@ class TrainingGroup:
             self._raise_failure()
             time.sleep(POLL_SECONDS)
 
-    def release(self, wait: bool = True) -> None:
-        """Sends the workers home, which gives their CPUs and devices back; does not `wait` after a failure."""
+    def release(self) -> None:
+        """Sends the workers home when their order is done, which gives their CPUs and devices back."""
         if self._thread is None:
             return
         import ray
 
         ray.get(self._desk.post.remote(None))
-        if wait:
-            self._thread.join()
-            ray.kill(self._desk)
+        self._thread.join()
+        ray.kill(self._desk)
         self._desk = self._thread = None
+
+    def leave(self, save: bool) -> int | None:
+        """Sends the workers home now. To `save`, waits for a checkpoint for at most the stream's `grace_seconds`.
+
+        Returns the number of optimiser steps that were saved of the running stage; None where there was none.
+        """
+        if self._thread is None:
+            return None
+        import ray
+
+        desk, thread = self._desk, self._thread
+        self._desk = self._thread = None
+        ray.get(desk.leave.remote())
+        if not (save and self._busy):
+            return None
+        thread.join(self._compute.grace_seconds)
+        return None if thread.is_alive() else ray.get(desk.left_at.remote())
 
     def _raise_failure(self) -> None:
         if self._thread is not None and self._thread.is_alive():
@@ -84,7 +110,8 @@ class TrainingGroup:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        compute = self._compute
+        compute, workers = self._compute, self._compute.workers
+        num_workers: Any = (workers.min, workers.max) if isinstance(workers, Elastic) else workers
         resources = {
             "CPU": compute.cpus_per_worker,
             **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {}),
@@ -94,7 +121,7 @@ class TrainingGroup:
             train_loop_config={"desk": self._desk, "threads": compute.threads or _threads(compute)},
             torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=compute.workers, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
+                num_workers=num_workers, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
             ),
             run_config=RunConfig(
                 name=f"group-{uuid.uuid4().hex[:12]}",
@@ -113,7 +140,7 @@ def _threads(compute: Compute) -> int:
     """CPU threads of a worker: all cores shared on a local cluster, what Ray reserved on a shared one."""
     if os.environ.get("RAY_ADDRESS"):
         return compute.cpus_per_worker
-    return max(1, (os.cpu_count() or 1) // compute.workers)
+    return max(1, (os.cpu_count() or 1) // compute.most_workers)
 
 
 def work(config: dict[str, Any]) -> None:
@@ -123,12 +150,19 @@ def work(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from clray.train.loop import Context, train_stage
+    from clray.train.context import Context
+    from clray.train.loop import train_stage
 
     torch.set_num_threads(config["threads"])
     desk, ranks = config["desk"], ray.train.get_context()
+    office = Office(desk)
     context = Context(
-        rank=ranks.get_world_rank(), world=ranks.get_world_size(), device=get_device(), report=_throttled(desk)
+        rank=ranks.get_world_rank(),
+        world=ranks.get_world_size(),
+        device=get_device(),
+        report=office.report,
+        say=desk.say.remote,
+        leave=office.leave,
     )
     done = 0
     while True:
@@ -137,6 +171,9 @@ def work(config: dict[str, Any]) -> None:
             return
         try:
             result = train_stage(order, context)
+        except StageLeft as left:
+            ray.get(desk.leave_at.remote(left.step))
+            return
         except UserError as error:
             ray.get(desk.finish.remote(number, error))
             raise
@@ -145,14 +182,26 @@ def work(config: dict[str, Any]) -> None:
         done = number
 
 
-def _throttled(desk: Any, seconds: float = 0.2) -> Callable[[Progress], None]:
-    """A reporter that tells the desk at most every `seconds`, and always of the last step."""
-    last = [0.0]
+class Office:
+    """Rank 0's line to the desk: progress goes there at most every `seconds`, and the wish to leave comes back."""
 
-    def report(progress: Progress) -> None:
+    def __init__(self, desk: Any, seconds: float = 0.2) -> None:
+        self._desk = desk
+        self._seconds = seconds
+        self._last = 0.0
+        self._answer: Any = None
+
+    def report(self, progress: Progress) -> None:
+        """Tells the desk of progress, now and then, and always of the last step."""
         now = time.monotonic()
-        if now - last[0] >= seconds or progress.step == progress.steps:
-            last[0] = now
-            desk.progress.remote(progress)
+        if now - self._last >= self._seconds or progress.step == progress.steps:
+            self._last = now
+            self._answer = self._desk.progress.remote(progress)
 
-    return report
+    def leave(self) -> bool:
+        """Whether the newest answer that has come says to leave; never waits for one."""
+        import ray
+
+        if self._answer is None or not ray.wait([self._answer], timeout=0)[0]:
+            return False
+        return bool(ray.get(self._answer))

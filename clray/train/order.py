@@ -39,6 +39,14 @@ class Progress:
     seconds: float
 
 
+class StageLeft(Exception):
+    """The training group was told to leave, and left the stage with a checkpoint after `step` optimiser steps."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
     """What a training group made: files written below the generation's folder, and what it took."""

@@ -8,7 +8,8 @@ import torch
 from clray.lineage.store import Store
 from clray.planner import make_plan, prepare_stage
 from clray.spec import loading
-from clray.train.loop import Context, train_stage
+from clray.train.context import Context
+from clray.train.loop import train_stage
 from clray.train.order import StageOrder
 from texts import texts, write_lines
 
