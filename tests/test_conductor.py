@@ -174,7 +174,7 @@ def test_more_workers_than_the_cluster_has_is_refused_with_both_numbers(stream):
 
 def test_a_batch_that_cannot_be_divided_among_the_workers_is_refused(stream):
     many = loading.loads(loading.to_yaml(stream), ["compute.workers={min: 1, max: 9}"])
-    with pytest.raises(ResourceError, match="batch of 8 sequences cannot be divided among 9 workers; raise batch.size"):
+    with pytest.raises(ResourceError, match="batch of 8 sequences cannot be divided among 9 workers"):
         make_plan(many)
 
 

@@ -20,6 +20,7 @@ from clray.spec.stream import Compute, Elastic
 from clray.train.order import Progress, StageLeft, StageOrder, StageResult
 
 POLL_SECONDS = 0.1
+COUNT_SECONDS = 5.0
 
 
 class TrainingGroup:
@@ -32,6 +33,8 @@ class TrainingGroup:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._busy = False
+        self._counted = 0.0
+        self._short = False
 
     def start(self) -> None:
         """Starts the workers without waiting for them; they import while the driver prepares data."""
@@ -65,6 +68,7 @@ class TrainingGroup:
             if progress is not None and progress.key == order.key:
                 watch(progress)
             self._busy = result is None
+            self._say_what_is_missing(say)
             if isinstance(result, UserError):
                 raise result
             if result is not None:
@@ -99,6 +103,20 @@ class TrainingGroup:
             return None
         thread.join(self._compute.grace_seconds)
         return None if thread.is_alive() else ray.get(desk.left_at.remote())
+
+    def _say_what_is_missing(self, say: Callable[[str], None]) -> None:
+        """Says, once each time, that the cluster is too small by now for the fewest workers that may train."""
+        if time.monotonic() - self._counted < COUNT_SECONDS:
+            return
+        import ray
+
+        self._counted = time.monotonic()
+        workers, cpus = self._compute.least_workers, self._compute.cpus_per_worker
+        short = ray.cluster_resources().get("CPU", 0) < workers * cpus
+        if short and not self._short:
+            there = ray.cluster_resources().get("CPU", 0)
+            say(f"waits for {workers} workers: they take {workers * cpus} CPUs, the cluster has {there:g} now")
+        self._short = short
 
     def _raise_failure(self) -> None:
         if self._thread is not None and self._thread.is_alive():
