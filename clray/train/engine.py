@@ -14,6 +14,12 @@ from clray.train.objective import TargetLoss
 from clray.train.order import StageOrder
 
 
+SHARED_MEMORY = "deepspeed_shm_comm"
+"""DeepSpeed's all-reduce between CPU ranks of one node, which it compiles at its first start on a machine. Left
+out: that takes minutes, needs a C++ compiler, and a worker that is killed meanwhile leaves a lock on which every
+later one waits for ever. Gloo reduces instead."""
+
+
 def deepspeed_config(order: StageOrder, world: int) -> dict[str, Any]:
     """The DeepSpeed configuration of the order for `world` ranks."""
     compute = order.compute
@@ -54,6 +60,7 @@ def build_engine(model: Any, order: StageOrder, world: int) -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
     if order.compute["gradient_checkpointing"]:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()

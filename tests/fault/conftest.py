@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import sys
 from pathlib import Path
 
@@ -14,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from looking import Look
 from nodes import Driver, Nodes
+from tables import keep
 from texts import texts, write_lines
 
 STREAM = """
@@ -31,15 +29,6 @@ stages:
 tasks:
   - {{name: text, scorer: perplexity, data: {folder}/text.jsonl, limit: 24}}
   - {{name: first, scorer: generate, max_new_tokens: 8, data: {folder}/rows.jsonl, limit: 64}}
-"""
-
-HEAD = """# Reliability
-
-Made by `CLRAY_RELIABILITY=RELIABILITY.md pytest -m fault tests/fault` on {day}: {cores} {machine} cores, CPU training
-(gloo), a head and two worker nodes as separate `ray start` processes on one machine. Checkpoints every 5 steps of a
-120-step stage. Time lost runs from the fault until training is further than before it; starting driver and training
-group again is in it (imports alone are 10-15 s on two busy cores).
-
 """
 
 ROWS: list[tuple[str, ...]] = []
@@ -83,11 +72,6 @@ def reference(nodes, write_stream, tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def reliability():
-    """Writes the table to the file named by CLRAY_RELIABILITY when all tests are done."""
+    """Adds a row to the table of faults, which is kept when all tests are done."""
     yield lambda *row: ROWS.append(row)
-    path = os.environ.get("CLRAY_RELIABILITY")
-    if path and ROWS:
-        lines = ["| what happened | what came of it | time lost | final weights or losses |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join(row) + " |" for row in ROWS]
-        head = HEAD.format(day=datetime.date.today(), cores=os.cpu_count(), machine=platform.machine())
-        Path(path).write_text(head + "\n".join(lines) + "\n")
+    keep("faults", ("what happened", "what came of it", "time lost", "final weights or losses"), ROWS)
