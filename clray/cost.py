@@ -80,7 +80,7 @@ def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> f
     """
     trained = trained_parameters(shape, recipe["adapter"])
     width = 4 if recipe["precision"] == "fp32" else 2
-    ranks = compute.least_workers
+    ranks = compute.workers.min
     weights = width * shape["parameters"] / (ranks if compute.zero_stage == 3 else 1)
     gradients = width * trained / (ranks if compute.zero_stage >= 2 else 1)
     moments = (8 if recipe["precision"] == "fp32" else 12) * trained / (ranks if compute.zero_stage >= 1 else 1)
@@ -101,7 +101,7 @@ def estimate(
 ) -> Cost:
     """The cost of a stage; `speeds` are FLOP/s that earlier generations of the store reached, oldest first."""
     amount = flops(shape, tokens, targets, recipe["sequence_length"], recipe["adapter"]["kind"] == "full")
-    guess = (GPU_FLOPS_PER_SECOND if compute.gpus_per_worker else CPU_FLOPS_PER_SECOND) * compute.most_workers
+    guess = (GPU_FLOPS_PER_SECOND if compute.gpus_per_worker else CPU_FLOPS_PER_SECOND) * compute.workers.max
     speed = next((s for s in reversed(speeds) if s), guess)
     return Cost(
         tokens=tokens,

@@ -145,7 +145,7 @@ def _check_positions(stage: Stage, recipe: Recipe, base: Base) -> None:
 
 
 def _check_batch(stream: Stream, stage: Stage, recipe: Recipe) -> None:
-    batch, workers = recipe.resolved["batch"], stream.compute.most_workers
+    batch, workers = recipe.resolved["batch"], stream.compute.workers.max
     if batch < workers:
         raise ResourceError(
             f"stage '{stage.name}': a global batch of {batch} sequences cannot be divided among {workers} workers; "

@@ -49,14 +49,14 @@ def connect(stream: Stream) -> None:
             cores = os.cpu_count() or 1
             ray.init(
                 address="local",
-                num_cpus=max(cores, demand(stream, stream.compute.most_workers)["CPU"] + 1),
+                num_cpus=max(cores, demand(stream, stream.compute.workers.max)["CPU"] + 1),
                 log_to_driver=False,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
             )
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts a handler of its own there
-    check_resources(demand(stream, stream.compute.least_workers), ray.cluster_resources())
+    check_resources(demand(stream, stream.compute.workers.min), ray.cluster_resources())
 
 
 def quiet(gpus: int = 0) -> None:

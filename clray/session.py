@@ -63,7 +63,7 @@ class Session:
             return False
         import ray
 
-        wanted = compute.most_workers * compute.gpus_per_worker + evaluation.workers * evaluation.gpus_per_worker
+        wanted = compute.workers.max * compute.gpus_per_worker + evaluation.workers * evaluation.gpus_per_worker
         return float(ray.cluster_resources().get("GPU", 0)) < wanted
 
     def _release_pool(self) -> None:

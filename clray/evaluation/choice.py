@@ -107,7 +107,7 @@ def packing_limit(model: Any) -> int | None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = base.config.get_text_config()
     obeys = (
-        config._attn_implementation in ("eager", "sdpa")
+        config._attn_implementation in ("eager", "sdpa", "varlen")
         and "position_ids" in inspect.signature(base.forward).parameters
         and not getattr(base, "_is_stateful", False)
         and not getattr(config, "alibi", False)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from clray.errors import ModelError, StorageError
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
+from clray.models import varlen  # noqa: F401  (makes its name known to transformers)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

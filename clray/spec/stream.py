@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from clray.spec.method import Batch, Method, Optimiser, Strict
 
@@ -28,21 +28,41 @@ class Model(Strict):
     base: str = Field("builtin:llama", description="Hugging Face id, folder, or builtin:llama")
     revision: str | None = Field(None, description="revision of a Hugging Face id")
     trust_remote_code: bool = Field(False, description="runs code that comes with the model; off unless you say so")
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    attention: Literal["auto", "eager", "sdpa", "varlen", "flash_attention_2"] = Field(
+        "auto",
+        description="varlen: FlashAttention inside PyTorch (CUDA, bf16, PyTorch 2.11); flash_attention_2: the package",
+    )
     builtin: BuiltinLlama = BuiltinLlama()
 
 
-class Elastic(Strict):
-    """A number of training workers that may change while a stage runs."""
+class Workers(Strict):
+    """How many training workers a stage has; where min and max differ, that may change while it runs."""
 
     min: int = Field(ge=1, description="fewest workers that a stage goes on with")
     max: int = Field(ge=1, description="most workers, asked for whenever the cluster has them")
 
     @model_validator(mode="after")
-    def _in_order(self) -> Elastic:
+    def _in_order(self) -> Workers:
         if self.min > self.max:
             raise ValueError(f"min {self.min} is more than max {self.max}")
         return self
+
+
+def _workers(value: Any) -> Any:
+    return {"min": value, "max": value} if isinstance(value, int) else value
+
+
+WORKERS_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {
+            "type": "object",
+            "properties": {"min": {"type": "integer", "minimum": 1}, "max": {"type": "integer", "minimum": 1}},
+            "required": ["min", "max"],
+            "additionalProperties": False,
+        },
+    ]
+}
 
 
 class Checkpoint(Strict):
@@ -56,8 +76,9 @@ class Checkpoint(Strict):
 class Compute(Strict):
     """What runs the stages. Nothing here but `precision` changes the result."""
 
-    workers: int | Elastic = Field(
-        1, description="training workers (data-parallel ranks): a number, or {min: 2, max: 8} for an elastic group"
+    workers: Annotated[Workers, BeforeValidator(_workers), WithJsonSchema(WORKERS_SCHEMA)] = Field(
+        Workers(min=1, max=1),
+        description="training workers (data-parallel ranks): a number, or {min: 2, max: 8} for an elastic group",
     )
     gpus_per_worker: int = Field(0, ge=0, le=1)
     cpus_per_worker: int = Field(1, ge=1, description="CPUs that Ray reserves for each worker")
@@ -67,28 +88,20 @@ class Compute(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: int = Field(8, ge=1, description="packed sequences in one forward pass of one worker")
     gradient_checkpointing: bool = False
+    compile: bool = Field(
+        False, description="torch.compile of the layers and the loss: slow first steps, faster ones then; ZeRO 0 to 2"
+    )
     checkpoint: Checkpoint = Checkpoint()
     max_failures: int = Field(2, ge=0, description="times a lost worker group is started again")
     grace_seconds: float = Field(
         60.0, ge=0, description="time to save a checkpoint after SIGTERM or Ctrl-C, before leaving"
     )
 
-    @field_validator("workers")
-    @classmethod
-    def _at_least_one(cls, value: int | Elastic) -> int | Elastic:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("workers must be 1 or more")
-        return value
-
-    @property
-    def least_workers(self) -> int:
-        """Fewest training workers that a stage is trained with."""
-        return self.workers.min if isinstance(self.workers, Elastic) else self.workers
-
-    @property
-    def most_workers(self) -> int:
-        """Most training workers that a stage is trained with."""
-        return self.workers.max if isinstance(self.workers, Elastic) else self.workers
+    @model_validator(mode="after")
+    def _compiles(self) -> Compute:
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile goes with zero_stage 0 to 2: ZeRO 3 gathers and frees weights around each layer")
+        return self
 
 
 class Evaluation(Strict):

@@ -13,7 +13,6 @@ from clray.train import state
 from clray.train.objective import TargetLoss
 from clray.train.order import StageOrder
 
-
 SHARED_MEMORY = "deepspeed_shm_comm"
 """DeepSpeed's all-reduce between CPU ranks of one node, which it compiles at its first start on a machine. Left
 out: that takes minutes, needs a C++ compiler, and a worker that is killed meanwhile leaves a lock on which every
@@ -66,7 +65,7 @@ def build_engine(model: Any, order: StageOrder, world: int) -> Any:
         model.enable_input_require_grads()
     optimiser = order.recipe["optimiser"]
     engine, *_ = deepspeed.initialize(
-        model=TargetLoss(model),
+        model=TargetLoss(model, order.compute["compile"]),
         optimizer=torch.optim.AdamW(
             _groups(model, optimiser["weight_decay"]),
             lr=0.0,

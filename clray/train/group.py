@@ -16,7 +16,7 @@ from typing import Any
 from clray.errors import UserError
 from clray.lineage.store import Store
 from clray.ray_session import find_user_error
-from clray.spec.stream import Compute, Elastic
+from clray.spec.stream import Compute
 from clray.train.order import Progress, StageLeft, StageOrder, StageResult
 
 POLL_SECONDS = 0.1
@@ -111,7 +111,7 @@ class TrainingGroup:
         import ray
 
         self._counted = time.monotonic()
-        workers, cpus = self._compute.least_workers, self._compute.cpus_per_worker
+        workers, cpus = self._compute.workers.min, self._compute.cpus_per_worker
         short = ray.cluster_resources().get("CPU", 0) < workers * cpus
         if short and not self._short:
             there = ray.cluster_resources().get("CPU", 0)
@@ -129,7 +129,7 @@ class TrainingGroup:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         compute, workers = self._compute, self._compute.workers
-        num_workers: Any = (workers.min, workers.max) if isinstance(workers, Elastic) else workers
+        num_workers: Any = workers.min if workers.min == workers.max else (workers.min, workers.max)
         resources = {
             "CPU": compute.cpus_per_worker,
             **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {}),
@@ -158,7 +158,7 @@ def _threads(compute: Compute) -> int:
     """CPU threads of a worker: all cores shared on a local cluster, what Ray reserved on a shared one."""
     if os.environ.get("RAY_ADDRESS"):
         return compute.cpus_per_worker
-    return max(1, (os.cpu_count() or 1) // compute.most_workers)
+    return max(1, (os.cpu_count() or 1) // compute.workers.max)
 
 
 def work(config: dict[str, Any]) -> None:

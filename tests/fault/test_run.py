@@ -1,5 +1,6 @@
 """Whatever is done to a run, the same command ends in the same bits."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -39,12 +40,8 @@ def small_disk(tmp_path):
 def fill(disk):
     """Takes all space that is left on the disk."""
     ballast = disk / "ballast"
-    with ballast.open("wb") as out:
-        try:
-            while True:
-                out.write(b"x" * 65536)
-                out.flush()
-        except OSError:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as out:
+        while out.write(b"x" * 65536):
             pass
     return ballast
 

@@ -69,6 +69,9 @@ def test_each_mistake_names_line_value_and_mend(change, expected):
         ("method.adapter.rnk=3", "unknown key 'method.adapter.rnk'; did you mean 'rank'?"),
         ("method.replay.kind=randm", "unknown kind 'randm'; did you mean 'random'?"),
         ("stages.y.kind=pretrain", "no item 'y'; there are x"),
+        ("compute.workers={min: 3, max: 2}", "'compute.workers': min 3 is more than max 2"),
+        ("compute.workers=0", "'compute.workers.min': input should be greater than or equal to 1; found 0"),
+        ("compute={compile: true, zero_stage: 3}", "compile goes with zero_stage 0 to 2"),
         ("seed", "write key=value"),
         ("controls.other={seed: x}", "control 'other' of stream 'a': 'seed': input should be a valid integer"),
         ("stages.x.teaches=[t]", "teaches 't', which is no task of the stream"),
@@ -77,6 +80,12 @@ def test_each_mistake_names_line_value_and_mend(change, expected):
 )
 def test_overrides_are_checked_like_the_file(override, expected):
     assert expected in complaint(MINIMAL, (override,))
+
+
+def test_a_number_of_workers_is_a_group_that_stays_so_large():
+    stream = loading.loads(MINIMAL, ["compute.workers=4"])
+    assert (stream.compute.workers.min, stream.compute.workers.max) == (4, 4)
+    assert loading.loads(loading.to_yaml(stream)) == stream
 
 
 def test_a_missing_file_says_so(tmp_path):
