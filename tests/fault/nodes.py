@@ -45,7 +45,7 @@ class Nodes:
         self.address = f"127.0.0.1:{self.port}"
         self.workers: list[subprocess.Popen] = []
         self.head = self._start(
-            f"--head --port={self.port} --num-cpus=0 --include-dashboard=false --temp-dir={self.folder}"
+            f"--head --port={self.port} --num-cpus=0 --include-dashboard=false"
         )
 
     def add(self, cpus: int) -> subprocess.Popen:
@@ -72,6 +72,7 @@ class Nodes:
     def _start(self, arguments: str) -> subprocess.Popen:
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         own = [f"--{name}={free_port()}" for name in ports]
+        own.append(f"--temp-dir={tempfile.mkdtemp(prefix='n-', dir=self.folder)}")
         log = Path(self.folder) / f"start-{time.time_ns()}.log"
         with log.open("w") as out:
             node = subprocess.Popen(
