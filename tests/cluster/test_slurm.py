@@ -143,6 +143,7 @@ def test_a_ray_that_does_not_start_is_a_failure(script, stand_in, tmp_path) -> N
     assert "Ray did not start clray" in output
 
 
+@pytest.mark.fault
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1200)

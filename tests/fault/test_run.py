@@ -152,11 +152,16 @@ def test_two_drivers_at_once(nodes, reference, write_stream, tmp_path, reliabili
     stream, look = write_stream(tmp_path), Look(tmp_path)
     first = Driver(nodes.address, stream)
     look.reaches(5)
+    training = [worker for node in nodes.workers for worker in training_workers(node)]
+    for worker in training:
+        worker.suspend()
+    key = look.checkpoints()[0].parent.name[:10]
     second = Driver(nodes.address, stream)
-    third = Driver(nodes.address, stream, "--no-wait")
-    said = third.finish(2)
-    key = look.checkpoints()[0].parent.name[:10] if look.checkpoints() else look.generation()["key"][:10]
+    said = Driver(nodes.address, stream, "--no-wait").finish(2)
     assert f"text (generation {key}) is being built by process {first.process.pid}" in said
+    wait_for(lambda: "waiting for it" in second.output)
+    for worker in training:
+        worker.resume()
     first.finish()
     said = second.finish()
     assert f"being built by process {first.process.pid}" in said and "0 of 1 generations trained now" in said
