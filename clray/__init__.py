@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clray.api import evaluate, generations, model, plan, run
+    from clray.checkup.doctor import doctor
     from clray.errors import UserError
+    from clray.exporting import export
     from clray.lineage.generation import Generation
     from clray.spec.loading import load
     from clray.spec.stream import Stream
+    from clray.submission.job import submit
 
 _HOMES = {
     "load": "clray.spec.loading",
@@ -28,8 +31,24 @@ _HOMES = {
     "evaluate": "clray.api",
     "generations": "clray.api",
     "model": "clray.api",
+    "export": "clray.exporting",
+    "submit": "clray.submission.job",
+    "doctor": "clray.checkup.doctor",
 }
-__all__ = ["Generation", "Stream", "UserError", "evaluate", "generations", "load", "model", "plan", "run"]
+__all__ = [
+    "Generation",
+    "Stream",
+    "UserError",
+    "doctor",
+    "evaluate",
+    "export",
+    "generations",
+    "load",
+    "model",
+    "plan",
+    "run",
+    "submit",
+]
 
 
 def __getattr__(name: str) -> Any:

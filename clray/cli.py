@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from clray.errors import UserError
+from clray.errors import Terminated, UserError
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C and SIGTERM save what runs, and say how to go on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """What the command returns; exit code 130 after Ctrl-C, 143 after SIGTERM."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            print("clray: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+            raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+
 
 app = typer.Typer(
+    cls=Commands,
     name="clray",
     no_args_is_help=True,
     add_completion=False,
@@ -22,18 +39,28 @@ app = typer.Typer(
 StreamFile = Annotated[Path, typer.Argument(help="the stream's YAML file")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings, say seed=1 method.replay.share=0.2")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="wait for a generation that another driver builds")]
+
+
+class Precision(StrEnum):
+    """Precisions of an exported model."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one message and exit code 2, Ctrl-C says how to go on."""
+    """The entry point: a user's mistake is one message and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except UserError as error:
         print(f"clray: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("clray: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
-        sys.exit(130)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 @app.command()
@@ -63,13 +90,13 @@ def plan(stream: StreamFile, overrides: Overrides = None, as_json: Json = False)
 
 
 @app.command()
-def run(stream: StreamFile, overrides: Overrides = None, as_json: Json = False) -> None:
+def run(stream: StreamFile, overrides: Overrides = None, as_json: Json = False, wait: Wait = True) -> None:
     """Run a stream: train what is not in the store, measure it on everything, record it."""
     from clray.conductor import run as conduct
     from clray.console import Live, show_outcome
 
     with Live() as live:
-        outcome = conduct(_load(stream, overrides), live)
+        outcome = conduct(_load(stream, overrides), live, wait)
     if as_json:
         _print_json(outcome.to_dict())
         return
@@ -112,6 +139,78 @@ def report(
     from clray.report.page import write_report
 
     typer.echo(f"wrote {write_report(look(_load(stream, overrides)).to_dict(), out)}")
+
+
+@app.command()
+def export(
+    stream: StreamFile,
+    generation: Annotated[str, typer.Argument(help="the beginning of a key, a stage, an index, or newest")],
+    out: Annotated[Path, typer.Option("--out", help="folder to write")],
+    overrides: Overrides = None,
+    adapter: Annotated[bool, typer.Option("--adapter/--merged", help="the PEFT adapter, or a complete model")] = False,
+    precision: Annotated[Precision | None, typer.Option(help="of a merged model; default: as stored")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a former export")] = False,
+) -> None:
+    """Write a generation as a plain Hugging Face folder, which loads without clray."""
+    import clray
+    from clray.exporting import find
+
+    of = _load(stream, overrides)
+    folder = clray.export(
+        of.storage,
+        find(of, generation),
+        out,
+        adapter=adapter,
+        precision=precision.value if precision else None,
+        force=force,
+        trust_remote_code=of.model.trust_remote_code,
+    )
+    typer.echo(f"wrote {folder}")
+
+
+@app.command()
+def submit(
+    stream: StreamFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="URL of the cluster's dashboard; default: RAY_API_SERVER_ADDRESS")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="print the job's id and do not follow it")] = False,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="name of a variable that the job gets, with its value here")
+    ] = None,
+    python: Annotated[str, typer.Option(help="the cluster's Python")] = "python",
+    code: Annotated[
+        bool, typer.Option("--code/--cluster-code", help="run the clray that is here, or the cluster's")
+    ] = True,
+    patience: Annotated[float, typer.Option(help="seconds to wait for a job server that comes up")] = 60,
+) -> None:
+    """Run a stream as a job of a cluster and follow it. Sends the stream and the files it names, and no others.
+
+    Relative paths are files here, which go along; absolute paths and URIs are the cluster's. Sent again, a running
+    job is followed, an ended one goes on where it stopped. The exit code is the job's.
+    """
+    import clray
+
+    job = clray.submit(_load(stream, overrides), address, env=env or (), python=python, code=code, patience=patience)
+    if detach:
+        typer.echo(job.id)
+    else:
+        raise typer.Exit(job.follow())
+
+
+@app.command()
+def doctor(
+    stream: Annotated[Path | None, typer.Argument(help="the stream's YAML file")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Check driver, nodes, storage, tracking and resources before anything is spent. Exit code 2 where one fails."""
+    import clray
+
+    diagnosis = clray.doctor(_load(stream, overrides) if stream else None)
+    _print_json(diagnosis.to_dict()) if as_json else diagnosis.show()
+    raise typer.Exit(diagnosis.exit_code)
 
 
 def _load(path: Path, overrides: list[str] | None) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clray.errors import ResourceError, UserError
+from clray.ray_client import check_address, offer_token
 from clray.spec.stream import Stream
 
 QUIET = {
@@ -35,7 +36,7 @@ def connect(stream: Stream) -> None:
     """Joins the cluster of RAY_ADDRESS, or starts a local one large enough for the stream.
 
     On a local cluster the training group and the scoring actors take turns, so logical CPUs may exceed
-    the cores. Raises ResourceError where an existing cluster is too small, with both numbers.
+    the cores. Raises ResourceError where an existing cluster does not answer, or is too small, with both numbers.
     """
     import ray
 
@@ -43,6 +44,8 @@ def connect(stream: Stream) -> None:
         quiet(stream.compute.gpus_per_worker)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if os.environ.get("RAY_ADDRESS"):
+            offer_token()
+            check_address()
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             _set_defaults(LOCAL_CLUSTER)

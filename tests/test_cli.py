@@ -76,6 +76,12 @@ def test_the_commands_one_after_the_other(stream, capsys, ray_cluster, tmp_path)
     assert "text" in tree and "version 2" in tree
     assert len(json.loads(run(capsys, "generations", stream, "--json")[1])) == 2
     assert run(capsys, "evaluate", stream, *overrides)[0] == 0
+    code, said, _ = run(capsys, "export", stream, "text", *overrides, "--out", tmp_path / "hf", "--precision", "bf16")
+    assert code == 0 and said == f"wrote {tmp_path}/hf\n"
+    assert (
+        json.loads((tmp_path / "hf" / "clray.json").read_text())["key"]
+        == outcome["lines"][0]["matrix"]["generations"][1]
+    )
     page = tmp_path / "page.html"
     assert run(capsys, "report", stream, *overrides, "--out", page)[0] == 0
     assert "<html" in page.read_text()
@@ -97,6 +103,23 @@ def test_the_commands_one_after_the_other(stream, capsys, ray_cluster, tmp_path)
 )
 def test_what_is_refused_before_ray_starts(stream, capsys, override, expected):
     code, out, said = run(capsys, "run", stream, override)
+    assert code == 2 and expected in said and not out
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["stage=3"], "unknown key 'stage'; did you mean 'stages'?"),
+        (["storage=clray-store"], "storage 'clray-store' is relative"),
+        (["stages.text.data=nowhere.jsonl"], "source 'nowhere.jsonl': no such file"),
+        (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: there is no such variable"),
+        ([], "no cluster is named: give --address"),
+    ],
+)
+def test_what_is_refused_before_anything_is_submitted(stream, capsys, monkeypatch, arguments, expected):
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    code, out, said = run(capsys, "submit", stream, *arguments)
     assert code == 2 and expected in said and not out
     assert "Traceback" not in said
 

@@ -82,7 +82,7 @@ class Nodes:
                 start_new_session=True,
                 env=os.environ | {"RAY_RAYLET_START_WAIT_TIME_S": "120", "OMP_NUM_THREADS": "1"},
             )
-        wait_for(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, 120)
+        wait_for(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, 300)
         assert node.poll() is None, log.read_text()
         return node
 

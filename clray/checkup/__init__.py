@@ -1,0 +1,1 @@
+"""What `clray doctor` looks at before anything is spent: driver, nodes, storage, tracking, resources."""

@@ -1,0 +1,227 @@
+"""A generation as a plain Hugging Face folder, for whoever has no clray."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from clray.errors import ModelError, StorageError, UserError
+from clray.lineage.generation import Generation
+from clray.lineage.store import Store, file_digest
+from clray.spec.stream import Stream
+
+NOTE = "clray.json"
+Precision = Literal["fp32", "bf16"]
+
+
+def export(
+    storage: str,
+    generation: Generation | str,
+    out: str | Path,
+    *,
+    adapter: bool = False,
+    precision: Precision | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+) -> Path:
+    """The folder `out` with the generation, which `transformers` or `peft` loads without clray.
+
+    Merged (the default): a complete model and its tokenizer, in `precision`, else in that of the weights in the
+    storage. With `adapter`: the PEFT adapter as it was trained; the model below it lies in `base/`, unless that is
+    a model of the hub, which is then named instead. `clray.json` says where the generation comes from. `generation`
+    is one, or a key, or the beginning of a key. Raises UserError where there is no such generation, or where `out`
+    is not empty; with `force` a former export is replaced. The folder is whole or not there.
+    """
+    store = Store(storage)
+    made = generation if isinstance(generation, Generation) else by_key(store, generation)
+    if adapter and made.complete:
+        raise ModelError(f"generation {made.short} has complete weights and no adapter; export it merged")
+    if adapter and precision:
+        raise UserError("an adapter is exported in the precision it was trained in; leave --precision out, or merge")
+    target = _target(Path(out), force)
+    with _whole(target) as folder:
+        if adapter:
+            facts = _adapter(store, made, folder, target, trust_remote_code)
+        else:
+            facts = _merged(store, made, folder, precision, trust_remote_code)
+        _note(store, made, folder, facts)
+    return target
+
+
+def find(stream: Stream, wanted: str) -> Generation:
+    """The generation of the stream that `wanted` names: the beginning of a key, a stage, an index, or `newest`.
+
+    Stage, index and `newest` are looked up in the stream itself, not in its controls. UserError where it is not
+    there, with what is.
+    """
+    from clray.planner import make_plan
+
+    store = Store(stream.storage)
+    names = {stage.name: number for number, stage in enumerate(stream.stages, 1)} | {"base": 0}
+    known = wanted in names or wanted == "newest" or (wanted.isdigit() and int(wanted) <= len(stream.stages))
+    if not known:
+        return by_key(store, wanted)
+    keys = make_plan(stream).lines[0].keys
+    there = [made for key in keys if (made := store.generation(key))]
+    if wanted == "newest":
+        return there[-1]
+    key = keys[names[wanted] if wanted in names else int(wanted)]
+    found = store.generation(key)
+    if found is None:
+        raise ModelError(
+            f"generation '{wanted}' of stream '{stream.name}' is not built yet; there are {_listed(there)}. "
+            "Run the stream first: clray run"
+        )
+    return found
+
+
+def by_key(store: Store, beginning: str) -> Generation:
+    """The one generation of the storage whose key begins so; ModelError where there is none, or several."""
+    found = [made for made in store.generations() if made.key.startswith(beginning)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelError(f"'{beginning}' begins several keys: {_listed(found)}; give more of it")
+    raise ModelError(
+        f"no generation '{beginning}' in storage '{store.root}'; there are {_listed(list(store.generations()))}"
+    )
+
+
+def _listed(generations: list[Generation]) -> str:
+    names = [f"{made.short} ({made.index}: {made.stage_name})" for made in generations]
+    return ", ".join(names[:8] + ["..."][: len(names) > 8]) or "none"
+
+
+def _merged(
+    store: Store, made: Generation, folder: Path, precision: Precision | None, trust_remote_code: bool
+) -> dict[str, Any]:
+    """Writes a complete model and its tokenizer to `folder`."""
+    from clray.models.loading import whole_weights
+
+    stored = _stored_precision(store, made)
+    written = precision or stored
+    if made.complete and written == stored:
+        shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
+    else:
+        written = written if written in ("fp32", "bf16") else "fp32"
+        _save(store, made, folder, written, trust_remote_code)
+    _copy_tokenizer(store, made, folder)
+    return {"form": "merged", "precision": written}
+
+
+def _save(store: Store, made: Generation, folder: Path, precision: str, trust_remote_code: bool) -> None:
+    """Saves the merged model. Adapters are merged in fp32 and rounded once."""
+    from transformers.utils import logging
+
+    from clray.models.loading import DTYPES, load_model
+
+    logging.disable_progress_bar()
+    model: Any = load_model(store, made.key, "fp32", trust_remote_code=trust_remote_code)
+    model.to(DTYPES[precision]).save_pretrained(folder)
+    for code in store.weights(_bottom(store, made).key).glob("*.py"):
+        shutil.copyfile(code, folder / code.name)
+
+
+def _adapter(store: Store, made: Generation, folder: Path, target: Path, trust_remote_code: bool) -> dict[str, Any]:
+    """Writes the adapter to `folder`, and the model below it to `folder/base` where the hub does not have it."""
+    from clray.models.loading import require, whole_weights
+
+    below = require(store, made.base)
+    shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
+    _copy_tokenizer(store, made, folder)
+    revision = below.training.get("revision")  # only a model of the hub has one
+    if revision:
+        base = {"base_model_name_or_path": below.training["source"], "revision": revision}
+    else:
+        _merged(store, below, folder / "base", None, trust_remote_code)
+        base = {"base_model_name_or_path": str(target.absolute() / "base"), "revision": None}
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | base, indent=2, sort_keys=True))
+    return {"form": "adapter", "base": {"key": below.key, "model": below.training["source"] if revision else "base"}}
+
+
+def _copy_tokenizer(store: Store, made: Generation, folder: Path) -> None:
+    from clray.models.loading import tokenizer_digest
+
+    for file in store.fetch(f"tokenizers/{tokenizer_digest(store, made.key)}").iterdir():
+        if file.name != "config.json":  # the model's own, which lies there for the tokenizer's sake
+            shutil.copyfile(file, folder / file.name)
+
+
+def _bottom(store: Store, made: Generation) -> Generation:
+    """The complete generation below all adapters."""
+    from clray.models.loading import require
+
+    while not made.complete:
+        made = require(store, made.base)
+    return made
+
+
+def _stored_precision(store: Store, made: Generation) -> str:
+    """The precision of the complete weights below, as their configuration names it."""
+    settings = json.loads((store.weights(_bottom(store, made).key) / "config.json").read_text())
+    name = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
+    return {"bfloat16": "bf16", "float32": "fp32"}.get(name, name)
+
+
+def _note(store: Store, made: Generation, folder: Path, facts: dict[str, Any]) -> None:
+    """Writes where the generation comes from, and the digest of each file beside."""
+    from clray.models.loading import require
+
+    line = [made]
+    while line[-1].parent is not None:
+        line.append(require(store, line[-1].parent))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    value = {
+        "clray": metadata.version("clray"),
+        "key": made.key,
+        **facts,
+        "lineage": [
+            {"key": each.key, "index": each.index, "stage": each.stage_name, "kind": each.stage.get("kind")}
+            for each in line
+        ],
+        "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
+    }
+    (folder / NOTE).write_text(json.dumps(value, indent=1, sort_keys=True))
+
+
+def _target(out: Path, force: bool) -> Path:
+    """The folder to write; UserError where something is there that may not be replaced."""
+    out = out.expanduser()
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return out
+    if not force:
+        raise StorageError(f"'{out}' is there and not empty; give another --out, or --force to replace a former export")
+    if not (out / NOTE).is_file():
+        raise StorageError(
+            f"'{out}' holds no {NOTE}, so it is no former export and is not replaced; give another --out"
+        )
+    return out
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its place when all is written, and is gone when something fails."""
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"'{target}' cannot be written: {error}. Give another --out") from error
+    try:
+        yield partial
+        if target.exists():
+            former = target.with_name(f"{partial.name}.old")
+            os.rename(target, former)
+            os.rename(partial, target)
+            shutil.rmtree(former)
+        else:
+            os.rename(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
