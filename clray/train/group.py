@@ -61,12 +61,14 @@ class TrainingGroup:
         self.start()
         number = ray.get(self._desk.post.remote(order))
         self._busy = True
+        seen: Progress | None = None
         while True:
             progress, notes, result = ray.get(self._desk.look.remote(number))
             for note in notes:
                 say(note)
-            if progress is not None and progress.key == order.key:
+            if progress is not None and progress.key == order.key and progress != seen:
                 watch(progress)
+                seen = progress
             self._busy = result is None
             self._say_what_is_missing(say)
             if isinstance(result, UserError):

@@ -44,9 +44,7 @@ class Nodes:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.workers: list[subprocess.Popen] = []
-        self.head = self._start(
-            f"--head --port={self.port} --num-cpus=0 --include-dashboard=false"
-        )
+        self.head = self._start(f"--head --port={self.port} --num-cpus=0 --include-dashboard=false")
 
     def add(self, cpus: int) -> subprocess.Popen:
         """Starts a worker node, and waits until the cluster counts it."""

@@ -5,7 +5,7 @@ import pytest
 from looking import Clock, Look
 from nodes import Driver, wait_for
 
-pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def lose_a_training_node(nodes, look, before):
