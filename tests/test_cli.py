@@ -145,7 +145,7 @@ def test_bad_data_is_refused_before_anything_is_spent(stream, capsys, ray_cluste
 
 @pytest.mark.ray
 def test_too_many_workers_or_gpus_are_refused_with_both_numbers(stream, capsys, ray_cluster):
-    code, _, said = run(capsys, "run", stream, "compute.workers=50")
+    code, _, said = run(capsys, "run", stream, "compute.workers=50", "batch.size=50")
     assert code == 2 and "asks for 51 CPUs" in said and "the cluster has 6" in said
     code, _, said = run(capsys, "run", stream, "compute.gpus_per_worker=1")
     assert code == 2 and "asks for 1 GPUs" in said and "the cluster has 0" in said
