@@ -17,7 +17,6 @@ from clray.lineage.environment import environment
 from clray.lineage.ledger import Ledger, default_tracking, redact
 from clray.lineage.mlflow_store import library
 from clray.lineage.store import Store
-from clray.ray_client import check_address, offer_token
 from clray.ray_session import connect, demand
 from clray.spec import loading
 from clray.spec.stream import Stream
@@ -103,9 +102,7 @@ def _join(stream: Stream) -> Check:
     """Joins or starts Ray; whether the stream's workers fit into it."""
     import ray
 
-    offer_token()
     try:
-        check_address()
         connect(stream)
     except ResourceError as error:
         return Check(name="resources", where="cluster", state=State.FAIL, found=str(error))

@@ -66,7 +66,7 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
     from clray.ray_session import run_dataset
 
     units = [unit for source in spec.sources for unit in source.units]
-    encode = functools.partial(_encode_batch, spec=spec)
+    encode = functools.partial(_encode_batch, spec=spec, store=store)
     write = functools.partial(_write_unique, store=store, folder=folder)
     parts = run_dataset(
         lambda data: (
@@ -194,9 +194,14 @@ def tokenizer(folder: str) -> Any:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def _encode_batch(batch: pa.Table, spec: RecordSpec) -> pa.Table:
+def tokenizer_here(folder: str, mark: str, store: Store) -> Any:
+    """The tokenizer of digest `mark` in any process: what the driver fetched to `folder` may lie on its node alone."""
+    return tokenizer(folder if store.local else str(store.fetch(f"tokenizers/{mark}")))
+
+
+def _encode_batch(batch: pa.Table, spec: RecordSpec, store: Store) -> pa.Table:
     """Token ids and targets of each record (none where it is left out), its digest and its part."""
-    encoder = tokenizer(spec.tokenizer)
+    encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, store)
     rows = []
     for text, place in zip(batch["record"].to_pylist(), batch["place"].to_pylist(), strict=True):
         record = json.loads(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from clray.errors import DataError
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.spec.stream import Source
+
+PACKAGE = "package:"
+"""Begins the name of a file that came with a Ray job: each node unpacks it below a temporary folder of its own."""
 
 TEXT, JSONL, PARQUET = (".txt", ".md", ".rst"), (".jsonl", ".ndjson"), (".parquet",)
 
@@ -58,7 +62,7 @@ def open_source(source: Source, store: Store) -> Opened:
     if scheme == "hf":
         mark = _hub_dataset(name, source.split)._fingerprint
         return _opened(plain, ((),), [mark], 0, {"source": source.source, "split": source.split, "fingerprint": mark})
-    files = _files(source.source)
+    files = find_files(source.source)
     contents = [_file_digest(file, store) for file in files]
     groups = (tuple(f.uri for f in files),) if source.limit else tuple((f.uri,) for f in files)
     provenance = {
@@ -85,14 +89,34 @@ def _opened(
     )
 
 
+def package_folder() -> Path | None:
+    """Folder of the files that came with this Ray job, on this node; None where none came."""
+    for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        if Path(entry).parent.name == "working_dir_files":  # where Ray unpacks a job's working_dir
+            return Path(entry).resolve()
+    return None
+
+
+def _portable(path: str) -> str:
+    """The name by which every node finds the local file: below the package where it came with the job."""
+    folder = package_folder()
+    plain = Path(os.path.normpath(path))
+    return f"{PACKAGE}{plain.relative_to(folder)}" if folder and plain.is_relative_to(folder) else path
+
+
 def _filesystem(path: str) -> tuple[fs.FileSystem, str]:
+    if path.startswith(PACKAGE):
+        folder = package_folder()
+        assert folder is not None, f"{path} is of a Ray job's package, and this process has none"
+        return fs.LocalFileSystem(), str(folder / path.removeprefix(PACKAGE))
     if "://" in path:
         filesystem, inner = fs.FileSystem.from_uri(path)
         return filesystem, str(inner)
     return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
 
 
-def _files(pattern: str) -> list[File]:
+def find_files(pattern: str) -> list[File]:
+    """The files that a path, folder, glob or URI names, in order; DataError where there is none."""
     remote, query = "://" in pattern, ""
     if remote:
         address, _, query = pattern.partition("?")
@@ -108,8 +132,11 @@ def _files(pattern: str) -> list[File]:
             f"source '{pattern}': no such file (or none that ends in "
             f"{', '.join(JSONL + PARQUET + TEXT)}); check the path, the working directory is {Path.cwd()}"
         )
-    prefix, suffix = (f"{pattern.split('://')[0]}://", f"?{query}" if query else "") if remote else ("", "")
-    return [File(f"{prefix}{info.path}{suffix}", info) for info in sorted(infos, key=lambda i: i.path)]
+    infos = sorted(infos, key=lambda info: info.path)
+    if not remote:
+        return [File(_portable(info.path), info) for info in infos]
+    scheme, suffix = pattern.split("://")[0], f"?{query}" if query else ""
+    return [File(f"{scheme}://{info.path}{suffix}", info) for info in infos]
 
 
 def _matches(filesystem: fs.FileSystem, path: str) -> list[fs.FileInfo]:

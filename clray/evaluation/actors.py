@@ -29,13 +29,14 @@ class Scorer:
 
     def score(self, key: str, spec: TaskSpec, start: int, stop: int) -> list[dict[str, Any]]:
         """Results of generation `key` on the task's examples start:stop, in order."""
-        from clray.data.records import tokenizer
+        from clray.data.records import tokenizer_here
         from clray.evaluation import tasks
         from clray.evaluation.choice import score_choices
         from clray.evaluation.generate import generate_answers
         from clray.evaluation.perplexity import score_documents
 
-        model, encoder = self._load(key, spec.precision), tokenizer(spec.tokenizer)
+        model = self._load(key, spec.precision)
+        encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, self._store)
         examples = tasks.load(self._store, spec.digest, spec.task.scorer)[start:stop]
         budget = self._evaluation.batch_tokens
         pad = encoder.pad_token_id if encoder.pad_token_id is not None else encoder.eos_token_id
@@ -78,9 +79,9 @@ class ScoringPool:
         actor = ray.remote(Scorer).options(
             num_cpus=1, num_gpus=evaluation.gpus_per_worker, max_restarts=2, max_task_retries=2
         )
-        self._shard = evaluation.shard_rows
+        self._shard, root = evaluation.shard_rows, Store(stream.storage).root
         self._actors: list[Any] = [
-            actor.remote(stream.storage, evaluation, stream.model.attention, stream.model.trust_remote_code, threads)
+            actor.remote(root, evaluation, stream.model.attention, stream.model.trust_remote_code, threads)
             for _ in range(evaluation.workers)
         ]
 

@@ -165,6 +165,7 @@ class Store:
         target = cache / hashlib.sha256(self.path(relative).encode()).hexdigest()[:16]
         if not target.exists():
             partial = target.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
+            partial.mkdir(parents=True)  # an object store has no folders that would be made with their files
             fs.copy_files(
                 self.path(relative),
                 str(partial),

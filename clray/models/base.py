@@ -135,6 +135,7 @@ def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generat
         created=created,
         training={
             "source": stream.model.base,
+            "revision": _revision(folder, stream.model),
             "tokenizer_digest": tokenizer_digest,
             "max_positions": getattr(config, "max_position_embeddings", None),
             "shape": model_shape(config, count_parameters(weights)),
@@ -143,6 +144,11 @@ def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generat
     )
     store.commit(generation)
     return generation
+
+
+def _revision(folder: Path, model: Model) -> str | None:
+    """The commit of a model that came from the hub; None for a folder and for a builtin one."""
+    return folder.name if folder.parent.name == "snapshots" and not Path(model.base).expanduser().is_dir() else None
 
 
 def _keep_tokenizer(folder: Path, stream: Stream, store: Store) -> str:

@@ -105,7 +105,7 @@ def _of_the_cluster(path: str) -> bool:
 
 
 def _data_files(path: str) -> list[Path]:
-    return [Path(os.path.abspath(file.info.path)) for file in sources._files(path)]
+    return [Path(os.path.abspath(file.info.path)) for file in sources.find_files(path)]
 
 
 def _model_files(path: str) -> list[Path]:

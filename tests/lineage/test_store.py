@@ -66,6 +66,7 @@ def test_what_is_written_is_read_back(store, tmp_path):
     digests = store.upload(tmp_path / "folder", "up")
     assert list(digests) == ["inner/w.bin"]
     assert (store.fetch("up") / "inner" / "w.bin").read_bytes() == b"123"
+    assert [path.name for path in store.fetch("up/inner").iterdir()] == ["w.bin"]
 
 
 def test_a_generation_exists_once_its_record_is_written(store):
