@@ -30,7 +30,7 @@ def test_who_must_go_home(monkeypatch, gpus, turns):
     import ray
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus})
-    session = Session(SimpleNamespace(stream=loading.loads(TEXT), store=None))
+    session = Session(SimpleNamespace(stream=loading.loads(TEXT), store=None), print)
     session.group, pool = Recorded(), Recorded()
     session.__dict__["pool"] = pool
     session.make_room_for_scoring()

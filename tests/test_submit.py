@@ -199,6 +199,7 @@ class Cluster:
     def __init__(self, folder):
         self.folder, self.nodes = folder, []
         (folder / "token").write_text("a" * 64)
+        (folder / "h").mkdir()
         self.gcs, self.port, client, *agents = _free_ports(5)
         self.url = f"http://127.0.0.1:{self.port}"
         head = ["--head", f"--port={self.gcs}", "--num-cpus=0", f"--ray-client-server-port={client}"]
@@ -207,9 +208,15 @@ class Cluster:
         self._worker = ["--num-cpus=4", f"--address=127.0.0.1:{self.gcs}", f"--dashboard-agent-listen-port={agents[1]}"]
 
     def add_node(self):
-        """A node that sees nothing of the head's temporary folder, as on another machine."""
+        """A node that does not see the head's temporary folder, as on another machine; waits until it is up."""
+        if len(self.nodes) > 1:
+            return
         hide = f'mount -t tmpfs none {self.folder / "h"} && exec "$@"'
         self._start("w", self._worker, ["unshare", "-m", "sh", "-c", hide, "sh"] if MOUNTS else [])
+        stop = time.monotonic() + 300
+        while "Ray runtime started" not in (self.folder / "w.log").read_text():
+            assert self.nodes[-1].poll() is None and time.monotonic() < stop, (self.folder / "w.log").read_text()
+            time.sleep(0.2)
 
     def _start(self, name, options, before=()):
         from clray.ray_session import LOCAL_CLUSTER
@@ -369,6 +376,7 @@ class TestOnACluster:
         assert {check["state"] for check in found["checks"] if check["name"] == "versions"} == {"OK"}
 
     def test_a_stream_is_trained_on_the_cluster_and_recorded(self, submitter):
+        submitter.cluster.add_node()
         code, out, err = submitter.submit("--env", "MY_KEY", MY_KEY=SECRET)
         assert code == 0, out + err
         assert "1 of 1 generations trained now" in out
