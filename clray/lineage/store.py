@@ -114,11 +114,18 @@ class Store:
             return bytes(stream.read())
 
     def read_json(self, relative: str) -> Any:
-        """Value of the JSON file, or None where there is none; StorageError where it is no JSON."""
+        """Value of the JSON file, or None where there is none; StorageError where it is no JSON.
+
+        A file that another process deletes between the look and the reading is none.
+        """
         if not self.exists(relative):
             return None
         try:
             return json.loads(self.read_bytes(relative))
+        except OSError:
+            if self.exists(relative):
+                raise
+            return None
         except ValueError as error:
             raise StorageError(
                 f"storage '{self.root}': {relative} is damaged ({error}); it was written whole. Delete the file: what "

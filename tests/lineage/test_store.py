@@ -69,6 +69,19 @@ def test_what_is_written_is_read_back(store, tmp_path):
     assert [path.name for path in store.fetch("up/inner").iterdir()] == ["w.bin"]
 
 
+def test_a_file_deleted_while_it_is_read_is_none(store, monkeypatch):
+    """Claims come and go: between the look and the reading another driver may have withdrawn its own."""
+    store.write_json("leases/k/a.json", {"pid": 1})
+    read = store.read_bytes
+
+    def late(relative):
+        store.delete(relative)
+        return read(relative)
+
+    monkeypatch.setattr(store, "read_bytes", late)
+    assert store.read_json("leases/k/a.json") is None
+
+
 def test_a_generation_exists_once_its_record_is_written(store):
     made = Generation(key="k" * 32, parent=None, index=0, stage_name="base", base="k" * 32, created="2026-01-01")
     store.write_bytes(f"generations/{made.key}/weights/model.safetensors", b"half")
