@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
-
-class Strict(BaseModel):
-    """Base of every specification: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+from clray.spec.replay import NoReplay, Replay
+from clray.spec.strict import Strict
 
 
 class FullAdapter(Strict):
@@ -31,42 +28,6 @@ class LoraAdapter(Strict):
     )
 
 
-class NoReplay(Strict):
-    """Shows nothing of the past again."""
-
-    kind: Literal["none"] = "none"
-
-
-class Budget(Strict):
-    """How much of the past is shown again: a share of the mixture, or rows for each past stage."""
-
-    share: float | None = Field(
-        None, gt=0, lt=1, description="replayed share of the whole mixture, in the unit of `of`"
-    )
-    of: Literal["examples", "tokens"] = Field("examples", description="unit in which `share` is counted")
-    rows_per_past_task: int | None = Field(
-        None, ge=1, description="examples drawn from each earlier stage, instead of a share"
-    )
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Any:
-        if (self.share is None) == (self.rows_per_past_task is None):
-            raise ValueError("give exactly one of 'share' (say 0.1) and 'rows_per_past_task' (say 200)")
-        return self
-
-
-class RandomReplay(Budget):
-    """Draws uniformly from all earlier examples together: a long stage is replayed more."""
-
-    kind: Literal["random"] = "random"
-
-
-class BalancedReplay(Budget):
-    """Gives each earlier stage the same quota, as far as its examples reach."""
-
-    kind: Literal["balanced"] = "balanced"
-
-
 class NoRegulariser(Strict):
     """Adds nothing to the task loss."""
 
@@ -84,7 +45,6 @@ class Schedule(Strict):
 
 
 Adapter = Annotated[FullAdapter | LoraAdapter, Field(discriminator="kind")]
-Replay = Annotated[NoReplay | RandomReplay | BalancedReplay, Field(discriminator="kind")]
 
 
 class Method(Strict):

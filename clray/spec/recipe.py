@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from clray.spec.method import Batch, Method, NoReplay, Optimiser
+from clray.spec.method import Batch, Method, Optimiser
+from clray.spec.replay import NoReplay
 from clray.spec.stream import Stage, Stream
 
 Origin = tuple[Any, str]

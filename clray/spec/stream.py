@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from clray.spec.method import Batch, Method, Optimiser, Strict
+from clray.spec.method import Batch, Method, Optimiser
+from clray.spec.strict import Strict
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
