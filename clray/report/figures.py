@@ -110,8 +110,8 @@ def _score_curve(line: Line, task: str, unit: Unit, x: Scale, y: Scale) -> Curve
     start = taught or 0
     return Curve(
         line=line,
-        path=path(points[start:]),
-        faint=path(points[: start + 1]) if start else "",
+        path=path(filter(None, points[start:])),
+        faint=path(filter(None, points[: start + 1])) if start else "",
         dots=dots,
         label=unit.show([score for score in scores if score is not None][-1]),
         label_x=dots[-1].x,

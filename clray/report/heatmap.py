@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from clray.report.numbers import Unit
+from clray.report.numbers import Unit, finite
 from clray.report.view import Line, View
 
 
@@ -36,7 +36,9 @@ class Heatmap:
     tasks: list[str]
     rows: list[tuple[int, str, list[Cell]]]
     changes: list[Change]
+    experts: list[tuple[str, str]]
     is_wide: bool
+    has_gaps: bool
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,20 @@ def _heatmap(view: View, line: Line) -> Heatmap:
         for index, stage in enumerate(line.stages[: len(line.matrix["R"])])
     ]
     changes = [_change(line, task, columns[task]) for task in line.tasks]
-    return Heatmap(line, line.tasks, rows, changes, len(line.tasks) > 8)
+    gaps = any(score is None for column in columns.values() for score in column)
+    return Heatmap(line, line.tasks, rows, changes, _experts(view, line), len(line.tasks) > 8, gaps)
+
+
+def _experts(view: View, line: Line) -> list[tuple[str, str]]:
+    """Score and tooltip of each task's single-task expert; nothing where there are none."""
+    if not any(task in view.experts for task in line.tasks):
+        return []
+    experts = [(task, line.unit(task), finite(view.experts.get(task))) for task in line.tasks]
+    return [(unit.show(score), f"{task}, trained alone: {_value(unit, score)}") for task, unit, score in experts]
+
+
+def _value(unit: Unit, score: float | None) -> str:
+    return f"{unit.show(score)}{unit.suffix} {unit.label}" if score is not None else "not measured"
 
 
 def _cell(view: View, line: Line, task: str, index: int, score: float | None) -> Cell:
@@ -78,8 +93,7 @@ def _cell(view: View, line: Line, task: str, index: int, score: float | None) ->
     ahead = taught is not None and index < taught
     when = "never trained on (probe)" if taught is None else "not taught yet" if ahead else ""
     when = "just taught" if index == taught else when or f"taught at generation {taught}"
-    value = f"{unit.show(score)}{unit.suffix} {unit.label}" if score is not None else "not measured"
-    title = f"{task} at generation {index} ({line.stages[index]}): {value}, {when}"
+    title = f"{task} at generation {index} ({line.stages[index]}): {_value(unit, score)}, {when}"
     return Cell(unit.show(score), _shade(view, unit, score), index == taught, ahead, title)
 
 

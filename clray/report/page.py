@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from clray.report import figures, heatmap, lineage_tree, summary, tables
+from clray.report import figures, heatmap, instructions, lineage_tree, replay, summary, tables
 from clray.report.numbers import duration
 from clray.report.view import View
 
@@ -21,6 +21,7 @@ SECTIONS = (
     ("forgetting", "Forgetting"),
     ("loss", "Loss"),
     ("mixture", "Mixture"),
+    ("replay", "Replay"),
     ("lineage", "Lineage"),
     ("generations", "Generations"),
     ("spec", "Spec"),
@@ -70,6 +71,10 @@ def render(outcome: dict[str, Any]) -> str:
         losses=figures.loss_panels(view),
         frame=figures,
         mixtures=tables.mixtures(view),
+        quotas=replay.quotas(view),
+        distances=replay.distances(view),
+        distance_scale=replay.distance_scale(view),
+        rankings=instructions.rankings(view),
         tree=lineage_tree.lineage_tree(view),
         box=lineage_tree,
         costs=tables.costs(view),

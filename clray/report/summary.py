@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from clray.report.numbers import Unit, finite
 from clray.report.view import Line, View
@@ -46,7 +45,26 @@ MEASURES = (
         "Plasticity",
         "How well new things are learnt: the mean score of each task right after the stage that teaches it.",
     ),
+    Measure(
+        "relative_gain",
+        "Relative gain",
+        "What is kept of what each task could be: the last score as a share of its single-task expert's, on "
+        "average over the tasks taught before the last stage. 100 % is as good as the experts.",
+    ),
 )
+"""The cards. One that no line has a value of is left out."""
+
+OTHERS = {
+    "overall_performance": ("Overall performance", "mean score of the last generation over the tasks taught so far"),
+    "forgetting_first": ("Forgetting since taught", "fall from the score right after the task's stage: minus BWT"),
+    "bwt_over_t": ("Backward transfer over T", "backward transfer divided by all tasks, the last ones too"),
+    "fwt_zero_shot": ("Forward transfer, zero-shot", "score just before a task's stage against the base model's"),
+    "fwt_single_task": (
+        "Forward transfer, single-task",
+        "score right after a task's stage against its single-task expert's",
+    ),
+    "general_ability_delta": ("General ability", "what the last generation has gained over the base model on probes"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,15 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Other:
+    """One measure more: its value on each line."""
+
+    title: str
+    meaning: str
+    values: list[str]
+
+
+@dataclass(frozen=True)
 class Block:
     """The headline of one score unit."""
 
@@ -78,7 +105,7 @@ class Block:
     num_tasks: int
     sentence: str
     cards: list[Card]
-    others: list[tuple[str, list[str]]] = field(default_factory=list)
+    others: list[Other] = field(default_factory=list)
 
 
 def headline(view: View) -> list[Block]:
@@ -93,13 +120,19 @@ def _block(view: View, unit: Unit) -> Block:
         unit=unit,
         num_tasks=len(tasks),
         sentence=_sentence(view, unit, len(tasks)),
-        cards=[_card(view, unit, measure) for measure in MEASURES],
+        cards=[_card(view, unit, measure) for measure in MEASURES if _is_known(view, unit, measure.key)],
         others=_others(view, unit),
     )
 
 
 def _value(line: Line, unit: Unit, key: str) -> float | None:
-    return finite(line.metrics.get(unit.metric, {}).get(key))
+    """The measure as a score; `relative_gain` comes in percent."""
+    value = finite(line.metrics.get(unit.metric, {}).get(key))
+    return value / 100 if key == "relative_gain" and value is not None else value
+
+
+def _is_known(view: View, unit: Unit, key: str) -> bool:
+    return any(_value(line, unit, key) is not None for line in view.lines)
 
 
 def _card(view: View, unit: Unit, measure: Measure) -> Card:
@@ -122,7 +155,7 @@ def _card(view: View, unit: Unit, measure: Measure) -> Card:
 
 
 def _sentence(view: View, unit: Unit, num_tasks: int) -> str:
-    average, lost = (_value(view.stream, unit, key) for key in ("average_performance", "forgetting_max"))
+    average, lost = _value(view.stream, unit, "average_performance"), _lost(view.stream, unit)
     if average is None:
         return ""
     points = " points" if unit.suffix else ""
@@ -130,25 +163,33 @@ def _sentence(view: View, unit: Unit, num_tasks: int) -> str:
     tasks = "the one task" if num_tasks == 1 else f"the {num_tasks} tasks"
     text = f"On {tasks} it was taught, the last generation scores {unit.show(average)}{unit.suffix}{what}"
     if lost is not None:
-        text += f" and has lost {unit.show(lost)}{points} on average"
+        text += f" and {_fallen(unit, lost)}{points} on average"
     for line in view.controls[:1]:
-        other, other_lost = (_value(line, unit, key) for key in ("average_performance", "forgetting_max"))
+        other, other_lost = _value(line, unit, "average_performance"), _lost(line, unit)
         if other is not None:
             text += f"; the control {line.name} scores {unit.show(other)}{unit.suffix}"
-            text += f" and has lost {unit.show(other_lost)}" if other_lost is not None else ""
+            text += f" and {_fallen(unit, other_lost)}" if other_lost is not None else ""
     return text + "."
 
 
-def _others(view: View, unit: Unit) -> list[tuple[str, list[str]]]:
+def _lost(line: Line, unit: Unit) -> float | None:
+    """Forgetting; since each task was taught, where the generations between were not measured."""
+    lost = _value(line, unit, "forgetting_max")
+    return _value(line, unit, "forgetting_first") if lost is None else lost
+
+
+def _fallen(unit: Unit, lost: float) -> str:
+    return f"has {'gained' if float(unit.show(lost)) < 0 else 'lost'} {unit.show(abs(lost))}"
+
+
+def _others(view: View, unit: Unit) -> list[Other]:
     shown = {measure.key for measure in MEASURES}
-    rows: dict[str, Any] = {}
-    for line in view.lines:
-        for key in line.metrics.get(unit.metric, {}):
-            if key not in shown:
-                rows[key] = [_shown(unit, key, _value(other, unit, key)) for other in view.lines]
-    return list(rows.items())
-
-
-def _shown(unit: Unit, key: str, value: float | None) -> str:
-    """`relative_gain` is in percent already."""
-    return unit.show(value / 100 if key == "relative_gain" and value is not None else value)
+    keys = dict.fromkeys(key for line in view.lines for key in line.metrics.get(unit.metric, {}))
+    return [
+        Other(
+            *OTHERS.get(key, (key.replace("_", " "), "")),
+            [unit.show(_value(line, unit, key)) for line in view.lines],
+        )
+        for key in keys
+        if key not in shown
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -54,15 +54,17 @@ class Line:
 
 @dataclass(frozen=True)
 class View:
-    """All lines of an outcome, and what they share."""
+    """All lines of an outcome, and what they share. `experts` are scores of models trained on one task alone."""
 
     lines: list[Line]
+    experts: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, outcome: dict[str, Any]) -> View:
         """The view of an outcome's JSON."""
         fields = ("name", "matrix", "metrics", "generations")
-        return cls([Line(number, *(line[f] for f in fields)) for number, line in enumerate(outcome["lines"])])
+        lines = [Line(number, *(line[f] for f in fields)) for number, line in enumerate(outcome["lines"])]
+        return cls(lines, outcome.get("experts") or {})
 
     @property
     def stream(self) -> Line:
