@@ -10,8 +10,9 @@ from clray import recording
 from clray.evaluation import tasks as examples
 from clray.lineage import lease
 from clray.lineage.generation import Generation
-from clray.outcome import Outcome, line_outcome
-from clray.planner import Line, Plan, PlannedStage, check_space, make_plan, now, prepare_stage
+from clray.outcome import Outcome, expert_scores, line_outcome
+from clray.planner import Line, Plan, PlannedStage, check_space, make_plan, now
+from clray.preparation import prepare_stage
 from clray.recording import Recorder
 from clray.session import Session
 from clray.spec.recipe import describe
@@ -48,9 +49,9 @@ def run(stream: Stream, watch: Watcher, wait: bool = True) -> Outcome:
         checkpoint.sweep(plan.store)
         prepare(plan, session, watch)
         recorder.open()
-        for line in plan.lines:
+        for line in plan.chains:
             recorder.record(line, line.base.generation)
-            measure(plan, line.base.generation, session, watch)
+            measure(plan, line, 0, session, watch)
             for planned in line.stages:
                 with lease.hold(plan.store, planned.key, planned.stage.name, watch.say, wait):
                     generation = plan.store.generation(planned.key)
@@ -58,7 +59,9 @@ def run(stream: Stream, watch: Watcher, wait: bool = True) -> Outcome:
                         generation = build(plan, line, planned, session, watch)
                         built.add(generation.key)
                     recorder.record(line, generation)
-                measure(plan, generation, session, watch)
+                measure(plan, line, planned.index, session, watch)
+            recorder.score(line_outcome(plan, line), line)
+        for line in plan.lines if plan.experts else ():
             recorder.score(line_outcome(plan, line), line)
         outcome = look(stream, built=built, seconds=time.monotonic() - started, versions=recorder.versions)
         recorder.publish(outcome)
@@ -71,12 +74,12 @@ def evaluate(stream: Stream, watch: Watcher) -> Outcome:
     plan = make_plan(stream)
     with Session(plan, watch.say) as session, Recorder(plan) as recorder:
         recorder.open()
-        for line in plan.lines:
-            for key in line.keys:
+        for line in plan.chains:
+            for index, key in enumerate(line.keys):
                 generation = plan.store.generation(key)
                 if generation is not None:
                     recorder.record(line, generation)
-                    measure(plan, generation, session, watch)
+                    measure(plan, line, index, session, watch)
             recorder.score(line_outcome(plan, line), line)
         return look(stream, seconds=time.monotonic() - started, versions=recorder.versions)
 
@@ -89,6 +92,7 @@ def look(
     return Outcome(
         plan=plan,
         lines=tuple(line_outcome(plan, line) for line in plan.lines),
+        experts=expert_scores(plan),
         built=frozenset(built),
         created=now(),
         seconds=seconds,
@@ -106,12 +110,12 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
     if plan.missing:
         session.group.start()
     missing = {stage.key for stage in plan.missing}
-    for line in plan.lines:
+    for line in plan.chains:
         for planned in line.stages:
             if planned.key in missing and planned.key not in session.prepared:
                 session.prepared[planned.key] = prepare_stage(planned, plan.store, line)
                 watch.say(arithmetic(line, session.prepared[planned.key]))
-                for sentence in describe(planned.recipe, planned.parent_stage):
+                for sentence in (*describe(planned.recipe, planned.parent_stage), *session.prepared[planned.key].notes):
                     watch.say(f"{line.name} · {planned.stage.name}: {sentence}")
     for task in plan.tasks:
         examples.prepare(task, plan.store)
@@ -120,6 +124,10 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
 def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Generation:
     """Trains the stage and commits the generation."""
     prepared = session.prepared[planned.key]
+    if prepared.provisional:
+        prepared = prepare_stage(planned, plan.store, line)
+        for sentence in (arithmetic(line, prepared), *prepared.notes):
+            watch.say(sentence)
     model = line.stream.model
     session.make_room_for_training()
     result = session.group.train(
@@ -148,16 +156,13 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     return generation
 
 
-def measure(plan: Plan, generation: Generation, session: Session, watch: Watcher) -> None:
-    """Scores the generation on every task that it has no score for yet."""
-    wanted = [task for task in plan.tasks if plan.store.score(generation.key, task.digest) is None]
+def measure(plan: Plan, line: Line, index: int, session: Session, watch: Watcher) -> None:
+    """Scores generation `index` of the line on every task that is wanted and that it has no score for yet."""
+    key = line.keys[index]
+    wanted = [task for task in plan.tasks_of(line, index) if plan.store.score(key, task.digest) is None]
     if wanted:
+        name = line.stages[index - 1].stage.name if index else "base"
         session.connect()
         session.make_room_for_scoring()
         cells = [(task, examples.prepare(task, plan.store)) for task in wanted]
-        session.pool.measure(
-            generation.key,
-            cells,
-            plan.store,
-            lambda task, done, of: watch.measuring(generation.stage_name, task, done, of),
-        )
+        session.pool.measure(key, cells, plan.store, lambda task, done, of: watch.measuring(name, task, done, of))

@@ -64,7 +64,7 @@ def find(stream: Stream, wanted: str) -> Generation:
     from clray.planner import make_plan
 
     store = Store(stream.storage)
-    names = {stage.name: number for number, stage in enumerate(stream.stages, 1)} | {"base": 0}
+    names = {stage.name: number for number, stage in enumerate(stream.sequence, 1)} | {"base": 0}
     known = wanted in names or wanted == "newest" or (wanted.isdigit() and int(wanted) <= len(stream.stages))
     if not known:
         return by_key(store, wanted)

@@ -29,6 +29,7 @@ class Outcome:
 
     plan: Plan
     lines: tuple[LineOutcome, ...]
+    experts: dict[str, float]
     built: frozenset[str]
     created: str
     seconds: float
@@ -62,6 +63,7 @@ class Outcome:
             "created": self.created,
             "seconds": round(self.seconds, 1),
             "environment": self.line.generations[-1].environment,
+            "experts": self.experts,
             "lines": [self._line(line) for line in self.lines],
         }
 
@@ -87,24 +89,31 @@ def line_outcome(plan: Plan, line: Line) -> LineOutcome:
     generations = tuple(generation_of(plan, key) for key in line.keys)
     matrix = score_matrix(plan, line)
     curves = {g.key: plan.store.read_json(f"generations/{g.key}/curve.json") or [] for g in generations}
-    return LineOutcome(
-        name=line.name, generations=generations, matrix=matrix, metrics=continual_metrics(matrix), curves=curves
-    )
+    metrics = continual_metrics(matrix, expert_scores(plan))
+    return LineOutcome(name=line.name, generations=generations, matrix=matrix, metrics=metrics, curves=curves)
+
+
+def expert_scores(plan: Plan) -> dict[str, float]:
+    """Score of each task's single-task expert, as far as they are trained and measured."""
+    matrices = [score_matrix(plan, line) for line in plan.experts]
+    cells = ((task, m.R[1][i]) for m in matrices for i, task in enumerate(m.tasks) if m.learned_at[task] == 1)
+    return {task: score for task, score in cells if score is not None}
 
 
 def score_matrix(plan: Plan, line: Line) -> ScoreMatrix:
-    """The score matrix of the line; cells not measured yet are None."""
+    """The score matrix of the line; cells that are not wanted, or not measured yet, are None."""
 
-    def cell(key: str, number: int) -> float | None:
+    def cell(index: int, number: int) -> float | None:
         spec = plan.tasks[number]
-        found = plan.store.score(key, spec.digest)
+        wanted = line.measures(spec.task.name, index)
+        found = plan.store.score(line.keys[index], spec.digest) if wanted else None
         return None if found is None else float(found["metrics"][spec.task.score])
 
     return ScoreMatrix(
         tasks=tuple(spec.task.name for spec in plan.tasks),
         metrics={spec.task.name: spec.task.score for spec in plan.tasks},
-        learned_at={spec.task.name: line.stream.learned_at(spec.task.name) for spec in plan.tasks},
+        learned_at={spec.task.name: line.learned_at(spec.task.name) for spec in plan.tasks},
         generations=tuple(line.keys),
         stages=("base", *(stage.stage.name for stage in line.stages)),
-        R=tuple(tuple(cell(key, number) for number in range(len(plan.tasks))) for key in line.keys),
+        R=tuple(tuple(cell(index, n) for n in range(len(plan.tasks))) for index in range(len(line.keys))),
     )

@@ -1,26 +1,26 @@
-"""What a stream comes to before anything is spent: keys, data, steps, cost; what is cached, what is to build."""
+"""What a stream comes to: lines of keys, and the cells to measure; what is cached, what is to build."""
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from clray import cost
-from clray.data import mixture, records
-from clray.data.batches import BatchPlan, plan_batches
-from clray.data.manifest import Manifest
-from clray.errors import ModelError, ResourceError, StorageError
+from clray.data import records
+from clray.errors import ModelError, ResourceError, SpecError, StorageError
 from clray.evaluation.tasks import TaskSpec
+from clray.instructions import kept
 from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
 from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
 from clray.ray_session import quiet
-from clray.replay.draw import Draw, draw
 from clray.spec import loading
 from clray.spec.recipe import Recipe, resolve
+from clray.spec.replay import NoReplay
 from clray.spec.stream import Stage, Stream
 
 
@@ -34,6 +34,7 @@ class PlannedStage:
     key: str
     recipe: Recipe
     parent_stage: dict[str, Any]
+    replay: dict[str, Any]
     own: records.RecordSpec
     past: tuple[tuple[str, records.RecordSpec], ...]
     seed: int
@@ -41,39 +42,76 @@ class PlannedStage:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The stream itself, or one of its controls: a chain of planned stages over one base model."""
+    """The stream itself, one of its controls, or the single-task `expert` of one stage: a chain of planned stages."""
 
     name: str
     stream: Stream
     base: Base
     stages: tuple[PlannedStage, ...]
+    expert: bool = False
 
     @property
     def keys(self) -> list[str]:
         """Keys of the line's generations, generation 0 first."""
         return [self.base.generation.key, *(stage.key for stage in self.stages)]
 
+    def learned_at(self, task: str) -> int | None:
+        """Row of the generation that teaches the task; None for a probe."""
+        if not self.expert:
+            return self.stream.learned_at(task)
+        stage = self.stages[0].stage
+        return 1 if task in (stage.teaches or (stage.name,)) else None
+
+    def measures(self, task: str, index: int) -> bool:
+        """Whether generation `index` of the line is measured on the task (see Evaluation.every and window)."""
+        learned, evaluation = self.learned_at(task), self.stream.evaluation
+        if self.expert:
+            return learned == index
+        if index in (0, len(self.stages)) or index % evaluation.every == 0:
+            return True
+        return learned is not None and index - evaluation.window < learned <= index
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All lines of a stream and the tasks they are measured on."""
+    """All lines of a stream and the tasks they are measured on; `experts` are lines of one stage each."""
 
     stream: Stream
     store: Store
     lines: tuple[Line, ...]
+    experts: tuple[Line, ...]
     tasks: tuple[TaskSpec, ...]
+
+    @property
+    def chains(self) -> tuple[Line, ...]:
+        """Everything that is trained: lines, then experts."""
+        return (*self.lines, *self.experts)
 
     @cached_property
     def missing(self) -> list[PlannedStage]:
         """Stages whose generation is not in the store, each key once, in the order they are built."""
-        wanted = {stage.key: stage for line in self.lines for stage in line.stages}
+        wanted = {stage.key: stage for line in self.chains for stage in line.stages}
         return [stage for key, stage in wanted.items() if self.store.generation(key) is None]
 
     @cached_property
     def missing_cells(self) -> list[tuple[str, TaskSpec]]:
         """Cells of the score matrices that are not in the store."""
-        keys = dict.fromkeys(key for line in self.lines for key in line.keys)
-        return [(key, task) for key in keys for task in self.tasks if self.store.score(key, task.digest) is None]
+        return [(key, task) for key, task in self.cells if self.store.score(key, task.digest) is None]
+
+    @cached_property
+    def cells(self) -> list[tuple[str, TaskSpec]]:
+        """Generation and task of every score that is wanted, each once."""
+        wanted = {
+            (key, task.digest): (key, task)
+            for line in self.chains
+            for index, key in enumerate(line.keys)
+            for task in self.tasks_of(line, index)
+        }
+        return list(wanted.values())
+
+    def tasks_of(self, line: Line, index: int) -> list[TaskSpec]:
+        """The tasks on which generation `index` of the line is measured."""
+        return [task for task in self.tasks if line.measures(task.task.name, index)]
 
 
 def make_plan(stream: Stream) -> Plan:
@@ -84,10 +122,12 @@ def make_plan(stream: Stream) -> Plan:
     lines = [plan_line("stream", stream, store)]
     lines += [plan_line(name, loading.variant(stream, name), store) for name in stream.controls]
     base = lines[0].base
+    experts = plan_experts(lines[0], store) if stream.experts else ()
     return Plan(
         stream=stream,
         store=store,
         lines=tuple(lines),
+        experts=experts,
         tasks=tuple(_task(stream, number, base, store) for number in range(len(stream.tasks))),
     )
 
@@ -98,14 +138,16 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
     parent = base.generation.key
     parent_stage: dict[str, Any] = {}
     stages: list[PlannedStage] = []
-    for index, stage in enumerate(stream.stages, 1):
+    for index, stage in enumerate(stream.sequence, 1):
         recipe = resolve(stream, stage, parent_stage, first=index == 1)
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
         own = _records(stream, stage, recipe, base, store)
-        earlier = stream.stages[: index - 1] if recipe.replays else ()
+        earlier = stream.sequence[: index - 1] if recipe.replays else ()
+        replay = _replay(stage, earlier, recipe, store)
         past = tuple((old.name, _records(stream, old, recipe, base, store)) for old in earlier)
-        key = generation_key(parent, recipe.resolved, [own.digest], [spec.digest for _, spec in past], stream.seed)
+        resolved = {**recipe.resolved, "replay": kept.identity(replay)}
+        key = generation_key(parent, resolved, [own.digest], [spec.digest for _, spec in past], stream.seed)
         stages.append(
             PlannedStage(
                 stage=stage,
@@ -114,6 +156,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
                 key=key,
                 recipe=recipe,
                 parent_stage=parent_stage,
+                replay=replay,
                 own=own,
                 past=past,
                 seed=stream.seed,
@@ -121,6 +164,43 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         )
         parent, parent_stage = key, recipe.resolved
     return Line(name=name, stream=stream, base=base, stages=tuple(stages))
+
+
+def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
+    """A line for each stage of `line` alone: trained from the base model with the stage's recipe, without replay."""
+    root = line.base.generation.key
+    alone = NoReplay().model_dump(mode="json")
+    experts = []
+    for planned in line.stages:
+        resolved = {**planned.recipe.resolved, "replay": alone}
+        stage = replace(
+            planned,
+            index=1,
+            parent=root,
+            key=generation_key(root, resolved, [planned.own.digest], [], planned.seed),
+            recipe=replace(planned.recipe, resolved=resolved),
+            parent_stage={},
+            replay=alone,
+            past=(),
+        )
+        experts.append(
+            Line(name=f"{planned.stage.name} alone", stream=line.stream, base=line.base, stages=(stage,), expert=True)
+        )
+    return tuple(experts)
+
+
+def _replay(stage: Stage, earlier: Sequence[Stage], recipe: Recipe, store: Store) -> dict[str, Any]:
+    """The stage's replay choice, with the models it names kept in the store."""
+    replay: dict[str, Any] = recipe.resolved["replay"]
+    if replay["kind"] != "inscl":
+        return replay
+    for part in (stage, *earlier):
+        if part.kind == "pretrain":
+            raise SpecError(
+                f"stage '{stage.name}': replay inscl weighs instructions, and stage '{part.name}' is plain text, which "
+                f"has none; give stage '{stage.name}' another method.replay (random or balanced)"
+            )
+    return kept.keep_models(replay, store)
 
 
 def _records(stream: Stream, stage: Stage, recipe: Recipe, base: Base, store: Store) -> records.RecordSpec:
@@ -185,57 +265,6 @@ def _task(stream: Stream, number: int, base: Base, store: Store) -> TaskSpec:
         form=task.format or stream.format,
         context=task.context or longest,
         precision=stream.compute.precision,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedStage:
-    """A planned stage with its data at hand: what it will really train on, and what that costs."""
-
-    planned: PlannedStage
-    mixture: mixture.MixtureSpec
-    packed: Manifest
-    draws: tuple[Draw, ...]
-    batches: BatchPlan
-    cost: cost.Cost
-
-
-def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedStage:
-    """The stage with its records prepared (on Ray Data), its replay drawn and its steps counted."""
-    own = records.prepare(planned.own, store)
-    past = [(name, records.prepare(spec, store)) for name, spec in planned.past]
-    recipe = planned.recipe.resolved
-    own_index = mixture.index_of(store, planned.stage.name, own)
-    draws = tuple(draw(recipe["replay"], own_index, [mixture.index_of(store, *item) for item in past], planned.seed))
-    mixed = mixture.MixtureSpec(
-        stage=planned.stage.name,
-        own=own,
-        past=tuple(m for _, m in past) if draws else (),
-        draws=draws,
-        sequence_length=recipe["sequence_length"],
-    )
-    packed = mixture.prepare(mixed, store)
-    batches = plan_batches(recipe["length"], packed.rows, packed.tokens, recipe["batch"], planned.seed)
-    return PreparedStage(
-        planned=planned,
-        mixture=mixed,
-        packed=packed,
-        draws=draws,
-        batches=batches,
-        cost=_cost(planned, packed, batches, line, store),
-    )
-
-
-def _cost(planned: PlannedStage, packed: Manifest, batches: BatchPlan, line: Line, store: Store) -> cost.Cost:
-    shape = line.base.generation.training["shape"]
-    seen = batches.total / packed.rows
-    return cost.estimate(
-        shape=shape,
-        recipe=planned.recipe.resolved,
-        compute=line.stream.compute,
-        tokens=round(packed.tokens * seen),
-        targets=round(packed.targets * seen),
-        speeds=[g.training.get("flops_per_second", 0) for g in store.generations()],
     )
 
 

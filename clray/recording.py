@@ -15,8 +15,9 @@ from clray.lineage.environment import environment
 from clray.lineage.generation import Generation
 from clray.lineage.key import digest
 from clray.lineage.ledger import Ledger, default_tracking
-from clray.outcome import LineOutcome, Outcome
-from clray.planner import Line, Plan, PlannedStage, PreparedStage, now
+from clray.outcome import LineOutcome, Outcome, expert_scores
+from clray.planner import Line, Plan, PlannedStage, now
+from clray.preparation import PreparedStage
 from clray.report.page import write_report
 from clray.spec import loading
 from clray.summary import summarise
@@ -108,11 +109,12 @@ class Recorder:
     def score(self, outcome: LineOutcome, line: Line) -> None:
         """Writes each generation's row of the score matrix, and the continual metrics as far as it reaches."""
         store, main = self._plan.store, line is self._plan.lines[0]
+        singles = expert_scores(self._plan)
         for index, key in enumerate(line.keys):
             cells = {task.task.name: store.score(key, task.digest) for task in self._plan.tasks}
             row = {name: cell["metrics"] for name, cell in cells.items() if cell}
             if row and (main or index):
-                self._ledger.score(key, row, index, continual_metrics(_upto(outcome.matrix, index)))
+                self._ledger.score(key, row, index, continual_metrics(_upto(outcome.matrix, index), singles))
 
     def publish(self, outcome: Outcome) -> None:
         """Writes the report, the outcome and the plan below the store, and hands them to MLflow."""

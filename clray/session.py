@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 
 from clray.evaluation.actors import ScoringPool
-from clray.planner import Plan, PreparedStage
+from clray.planner import Plan
+from clray.preparation import PreparedStage
 from clray.ray_session import connect
 from clray.train.group import TrainingGroup
 

@@ -6,7 +6,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clray.planner import Line, Plan, PlannedStage, PreparedStage, generation_of, prepare_stage
+from clray.planner import Line, Plan, PlannedStage, generation_of
+from clray.preparation import PreparedStage, prepare_stage
 from clray.ray_session import connect
 from clray.spec.recipe import describe
 
@@ -100,7 +101,7 @@ def summarise(plan: Plan) -> Summary:
     if plan.missing:
         connect(plan.stream)
     missing, seen, rows = {stage.key for stage in plan.missing}, set(), []
-    for line in plan.lines:
+    for line in plan.chains:
         for planned in line.stages:
             if planned.key in missing:
                 prepared = prepare_stage(planned, plan.store, line)
@@ -108,11 +109,10 @@ def summarise(plan: Plan) -> Summary:
             else:
                 rows.append(_cached(plan, line, planned))
             seen.add(planned.key)
-    keys = {key for line in plan.lines for key in line.keys}
     return Summary(
         stream=plan.stream.name,
         rows=tuple(rows),
-        cells=len(keys) * len(plan.tasks),
+        cells=len(plan.cells),
         missing_cells=len(plan.missing_cells),
     )
 
@@ -134,7 +134,7 @@ def _to_build(line: Line, planned: PlannedStage, prepared: PreparedStage, state:
         flops=prepared.cost.flops,
         seconds=prepared.cost.seconds,
         bytes_per_device=prepared.cost.bytes_per_device,
-        notes=tuple(describe(planned.recipe, planned.parent_stage)),
+        notes=(*describe(planned.recipe, planned.parent_stage), *prepared.notes),
     )
 
 

@@ -42,6 +42,13 @@ def prompt_text(record: dict[str, Any], form: Format) -> str:
     return text.replace("{input}", given)
 
 
+def instruction_text(record: dict[str, Any]) -> str:
+    """What an instruction record asks for, its input left out: its instruction, else (in a chat) the system
+    message, else the first user turn; "" for plain text."""
+    turns = {m["role"]: m["content"] for m in reversed(record.get("messages", []))}
+    return str(record.get("instruction") or turns.get("system") or turns.get("user") or "").strip()
+
+
 def encode_prompt(tokenizer: Any, record: dict[str, Any], form: Format) -> list[int]:
     """Token ids of everything before the answer."""
     if form.prompt == "chat" or "messages" in record:

@@ -20,6 +20,7 @@ from clray.replay.draw import Draw, Index
 
 VERSION = 1
 ROWS_PER_PART = 65536
+COLUMNS = ["digest", "ids", "targets", "num_tokens", "num_targets"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,19 @@ class MixtureSpec:
 
 def index_of(store: Store, name: str, manifest: Manifest) -> Index:
     """What a replay draw needs to know of a record set."""
-    tokens = read_parts(store, manifest, ["num_tokens"])["num_tokens"].to_numpy().astype(np.int64)
-    return Index(name, manifest.digest, tokens)
+    table = read_parts(store, manifest, ["num_tokens", "instruction"])
+    column = table["instruction"].unify_dictionaries().combine_chunks()
+    texts, numbers = column.dictionary.to_pylist(), column.indices.to_numpy()
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    rank = np.empty(len(texts), dtype=np.int32)
+    rank[order] = np.arange(len(texts))
+    return Index(
+        name=name,
+        digest=manifest.digest,
+        tokens=table["num_tokens"].to_numpy().astype(np.int64),
+        instructions=tuple(texts[i] for i in order),
+        instruction_of=rank[numbers],
+    )
 
 
 def prepare(spec: MixtureSpec, store: Store) -> Manifest:
@@ -95,6 +107,19 @@ def prepare(spec: MixtureSpec, store: Store) -> Manifest:
     return manifest
 
 
+def estimate(spec: MixtureSpec) -> Manifest:
+    """What the mixture will about come to, without files: full sequences, replayed examples with as many targets a
+    token as their set has."""
+    drawn = [(m, d.receipt()["tokens"], len(d.rows)) for m, d in zip(spec.past, spec.draws, strict=True)]
+    counts = [[[spec.own.rows, spec.own.tokens, spec.own.targets]]]
+    counts[0] += [[rows, tokens, round(tokens * m.targets / max(1, m.tokens))] for m, tokens, rows in drawn]
+    origins = _origins(spec.names, counts)
+    tokens, targets = (sum(origin[name] for origin in origins) for name in ("tokens", "targets"))
+    rows = math.ceil(tokens / spec.sequence_length)
+    part = Part(name="", rows=rows, tokens=tokens, targets=targets, sha256="")
+    return Manifest(digest=spec.digest, folder="", parts=(part,), provenance={"origins": origins})
+
+
 def _origins(names: Sequence[str], counts: Sequence[list[list[int]]]) -> list[dict[str, Any]]:
     totals = np.sum(np.asarray(counts, dtype=np.int64), axis=0)
     return [
@@ -132,7 +157,7 @@ def _read(batch: pa.Table, units: list[_Unit], store: Store, num_parts: int) -> 
     for number in batch["unit"].to_pylist():
         unit = units[number]
         folder = store.fetch(unit.manifest.folder)
-        table = pa.ipc.open_file(pa.memory_map(str(folder / unit.part))).read_all()
+        table = pa.ipc.open_file(pa.memory_map(str(folder / unit.part))).read_all().select(COLUMNS)
         table = table if unit.rows is None else table.take(pa.array(unit.rows))
         part = [int(name[8:16], 16) % num_parts for name in table["digest"].to_pylist()]
         tables.append(

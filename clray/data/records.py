@@ -20,7 +20,7 @@ from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.spec.stream import Format, Source
 
-VERSION = 1
+VERSION = 2
 BYTES_PER_PART = 1 << 28
 
 
@@ -55,7 +55,8 @@ def open_sources(sources: Iterable[Source], store: Store) -> tuple[Opened, ...]:
 def prepare(spec: RecordSpec, store: Store) -> Manifest:
     """The record set of the spec: taken from the store, or made on Ray Data and committed.
 
-    Each row holds digest, ids, targets, num_tokens, num_targets. Rows are sorted by digest within a part
+    Each row holds digest, ids, targets, num_tokens, num_targets and the text of its instruction ("" for plain
+    text; a dictionary column, so each instruction stands once a part). Rows are sorted by digest within a part
     and stand once, so the set does not depend on the order or layout of the files. Raises DataError with
     file and line at the first record that does not fit.
     """
@@ -202,15 +203,16 @@ def tokenizer_here(folder: str, mark: str, store: Store) -> Any:
 def _encode_batch(batch: pa.Table, spec: RecordSpec, store: Store) -> pa.Table:
     """Token ids and targets of each record (none where it is left out), its digest and its part."""
     encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, store)
-    rows = []
+    rows, instructions = [], []
     for text, place in zip(batch["record"].to_pylist(), batch["place"].to_pylist(), strict=True):
         record = json.loads(text)
+        instructions.append(formatting.instruction_text(record))
         if spec.kind == "pretrain":
             rows.append(formatting.encode_document(encoder, record["text"]))
         else:
             encoded = formatting.encode_example(encoder, _single(record), spec.form, spec.limit, place)
             rows.append(encoded or formatting.Encoded([], []))
-    return _record_table(rows, spec.num_parts)
+    return _record_table(rows, instructions, spec.num_parts)
 
 
 def _single(record: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +221,7 @@ def _single(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "output": output[0]} if isinstance(output, list) else record
 
 
-def _record_table(rows: list[formatting.Encoded], num_parts: int) -> pa.Table:
+def _record_table(rows: list[formatting.Encoded], instructions: list[str], num_parts: int) -> pa.Table:
     digests = [digest([row.ids, "".join("01"[t] for t in row.targets)]) for row in rows]
     return pa.table(
         {
@@ -228,6 +230,7 @@ def _record_table(rows: list[formatting.Encoded], num_parts: int) -> pa.Table:
             "targets": pa.array([row.targets for row in rows], pa.list_(pa.bool_())),
             "num_tokens": pa.array([len(row.ids) for row in rows], pa.int32()),
             "num_targets": pa.array([sum(row.targets) for row in rows], pa.int32()),
+            "instruction": pa.array(instructions, pa.string()),
             "part": pa.array([int(d[:8], 16) % num_parts for d in digests], pa.int32()),
         }
     )
@@ -240,6 +243,9 @@ def _write_unique(table: pa.Table, store: Store, folder: str) -> pa.Table:
     names, sizes = table["digest"].to_pylist(), table["num_tokens"].to_pylist()
     filled = [index for index in range(len(names)) if sizes[index]]
     keep = [index for index in filled if index == 0 or names[index] != names[index - 1]]
-    part = write_part(store, folder, number, table.take(keep))
+    kept = table.take(keep)
+    place = kept.schema.get_field_index("instruction")
+    kept = kept.set_column(place, "instruction", kept["instruction"].combine_chunks().dictionary_encode())
+    part = write_part(store, folder, number, kept)
     counts = {"duplicates": len(filled) - len(keep), "overlong": len(names) - len(filled)}
     return pa.Table.from_pylist([{**dataclasses.asdict(part), **counts}])

@@ -45,7 +45,8 @@ def prepare_base(stream: Stream, store: Store, created: str) -> Base:
 
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="clray-base-") as scratch:
-        folder = _builtin(stream, Path(scratch)) if stream.model.base.startswith("builtin:") else _folder(stream.model)
+        builtin = stream.model.base.startswith("builtin:")
+        folder = _builtin(stream, Path(scratch)) if builtin else local_folder(stream.model.base, stream.model.revision)
         generation = _commit(folder, stream, store, created)
     if stream.model.base.startswith("builtin:"):
         store.write_json(_note(stream, store), {"key": generation.key})
@@ -82,21 +83,21 @@ def _builtin(stream: Stream, scratch: Path) -> Path:
     return scratch
 
 
-def _folder(model: Model) -> Path:
-    """The local folder of a Hugging Face folder or id."""
-    path = Path(model.base).expanduser()
+def local_folder(name: str, revision: str | None, what: str = "base model") -> Path:
+    """The local folder of a Hugging Face folder or id; `what` is its name in errors."""
+    path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if model.base.startswith((".", "/", "~")) or model.base.count("/") > 1:
-        raise ModelError(f"base model '{model.base}' is not a folder; the working directory is {Path.cwd()}")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"{what} '{name}' is not a folder; the working directory is {Path.cwd()}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model.base, revision=model.revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f"base model '{model.base}' is neither a folder nor to be had from the hub "
+            f"{what} '{name}' is neither a folder nor to be had from the hub "
             f"({type(error).__name__}); check the name and the network, or give a local folder"
         ) from error
 

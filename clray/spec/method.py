@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from clray.spec.adapter import Adapter, FullAdapter
 from clray.spec.replay import NoReplay, Replay
 from clray.spec.strict import Strict
-
-
-class FullAdapter(Strict):
-    """Trains every weight of the model."""
-
-    kind: Literal["full"] = "full"
-
-
-class LoraAdapter(Strict):
-    """One low-rank adapter, trained on from stage to stage (Hu et al., arXiv 2106.09685)."""
-
-    kind: Literal["lora"] = "lora"
-    rank: int = Field(8, ge=1, description="rank r of the low-rank update")
-    alpha: float = Field(16.0, gt=0, description="scale: the update is multiplied by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
-    targets: Literal["all-linear"] | tuple[str, ...] = Field(
-        "all-linear", description="module names that get an adapter, or 'all-linear'"
-    )
 
 
 class NoRegulariser(Strict):
@@ -42,9 +25,6 @@ class Schedule(Strict):
     final: float = Field(
         0.1, ge=0, le=1, description="learning rate at the end, as a share of the peak (cosine, linear)"
     )
-
-
-Adapter = Annotated[FullAdapter | LoraAdapter, Field(discriminator="kind")]
 
 
 class Method(Strict):

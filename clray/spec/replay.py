@@ -134,8 +134,8 @@ class InsclReplay(Budget):
     )
     rows_by: Literal["insinfo", "random"] = Field("insinfo", description="what the choice inside a quota follows")
     metric: Literal["cosine", "euclidean", "sqeuclidean"] = Field("cosine", description="ground cost of the transport")
-    solver: Literal["auto", "exact", "sinkhorn", "sliced"] = Field(
-        "auto", description="auto: exact as long as it is quick, then debiased Sinkhorn, then sliced"
+    solver: Literal["auto", "exact", "sinkhorn", "sampled", "sliced"] = Field(
+        "auto", description="auto: exact as long as it is quick, then debiased Sinkhorn, then exact between samples"
     )
     centre: bool = Field(True, description="takes the mean of all embeddings off first: models' vectors lie in a cone")
     encoder: Encoder = GenerationEncoder()

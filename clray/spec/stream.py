@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
@@ -112,6 +113,10 @@ class Evaluation(Strict):
     gpus_per_worker: float = Field(0, ge=0, le=1)
     batch_tokens: int = Field(8192, ge=64, description="padded tokens in one forward pass")
     shard_rows: int = Field(256, ge=1, description="examples that one actor call scores")
+    every: int = Field(
+        1, ge=1, description="all tasks are measured on every so many generations, the base model and the last one"
+    )
+    window: int = Field(1, ge=1, description="on generations between, only the tasks taught by the last so many stages")
 
 
 class Format(Strict):
@@ -250,6 +255,12 @@ class Stream(Strict):
     sequence_length: int = Field(256, ge=8, description="tokens of one packed sequence")
     format: Format = Format()
     stages: tuple[Stage, ...] = Field(min_length=1)
+    order: Literal["given", "reverse", "random"] | tuple[str, ...] = Field(
+        "given", description="order of the stages: as given, reversed, shuffled by the seed, or a list of their names"
+    )
+    experts: bool = Field(
+        False, description="also trains each stage alone from the base model: the single-task experts of some metrics"
+    )
     tasks: tuple[Task, ...] = ()
     controls: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="named variants run beside the stream: dotted field -> value"
@@ -261,6 +272,8 @@ class Stream(Strict):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"two {what}s are named '{twice[0]}'; give each its own name")
+        if not isinstance(self.order, str) and sorted(self.order) != sorted(stage.name for stage in self.stages):
+            raise ValueError(f"'order' must name each stage once: {', '.join(stage.name for stage in self.stages)}")
         tasks = {task.name for task in self.tasks}
         for stage in self.stages:
             unknown = sorted(set(stage.teaches or ()) - tasks)
@@ -271,7 +284,19 @@ class Stream(Strict):
                 )
         return self
 
+    @property
+    def sequence(self) -> tuple[Stage, ...]:
+        """The stages in the order in which they are trained."""
+        if self.order == "given":
+            return self.stages
+        if self.order == "reverse":
+            return self.stages[::-1]
+        if self.order == "random":
+            return tuple(random.Random(self.seed).sample(self.stages, len(self.stages)))
+        by_name = {stage.name: stage for stage in self.stages}
+        return tuple(by_name[name] for name in self.order)
+
     def learned_at(self, task: str) -> int | None:
         """Number of the first stage (from 1) that teaches the task; None for a probe."""
-        taught = (n for n, stage in enumerate(self.stages, 1) if task in (stage.teaches or (stage.name,)))
+        taught = (n for n, stage in enumerate(self.sequence, 1) if task in (stage.teaches or (stage.name,)))
         return next(taught, None)

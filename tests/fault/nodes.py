@@ -126,7 +126,7 @@ class Driver:
     def finish(self, code: int = 0) -> str:
         """Its output, after it ended with that exit code."""
         self.process.wait(600)
-        assert self.process.returncode == code, self.output
+        assert self.process.returncode == code, f"exit code {self.process.returncode}, not {code}: {self.output}"
         return self.output
 
     def kill(self) -> None:
