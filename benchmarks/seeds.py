@@ -1,7 +1,7 @@
 """Runs a stream over seeds and variants, and prints each line's metrics as mean and spread: tables for REPRODUCE.md.
 
     python benchmarks/seeds.py jobs/inscl_superni.yaml --seeds 0 1 2 --metrics relative_gain average_performance \\
-        --variant curriculum: --variant difficult:order=reverse -- storage=/tmp/store
+        --variant curriculum: --variant difficult:order=reverse --set storage=/tmp/store
 
 A variant is NAME:OVERRIDE;OVERRIDE. What is in the storage is taken, so a run that was stopped goes on. Spread is the
 sample standard deviation over seeds. Run it in the folder that the stream's relative paths start from.
@@ -28,13 +28,13 @@ def main() -> None:
     parser.add_argument("--variant", action="append", help="NAME:OVERRIDE;OVERRIDE (default: one without overrides)")
     parser.add_argument("--metrics", nargs="+", help="default: all")
     parser.add_argument("--out", help="also writes all values there, as JSON lines")
-    parser.add_argument("overrides", nargs="*", help="after --: overrides of all runs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of all runs")
     asked = parser.parse_args()
     values: dict[Key, list[float]] = defaultdict(list)
     for seed in asked.seeds:
         for variant in asked.variant or ["stream:"]:
             name, _, own = variant.partition(":")
-            outcome = run(asked.stream, [*asked.overrides, *filter(None, own.split(";")), f"seed={seed}"])
+            outcome = run(asked.stream, [*asked.set, *filter(None, own.split(";")), f"seed={seed}"])
             if asked.out:
                 with open(asked.out, "a", encoding="utf-8") as out:
                     out.write(json.dumps({"variant": name, "seed": seed, "lines": outcome["lines"]}) + "\n")

@@ -9,18 +9,23 @@ from clray.evaluation.matrix import ScoreMatrix
 from clray.evaluation.metrics import continual_metrics
 from clray.lineage.generation import Generation
 from clray.planner import Line, Plan, generation_of
+from clray.selection import Selection, selection_of
 from clray.spec import loading
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineOutcome:
-    """One line: its generations (0 first), the score matrix, and the metrics by unit of score."""
+    """One line: its generations (0 first), the score matrix, and the metrics by unit of score.
+
+    `selection` says which LoRA blocks a shared attention selects in the last generation; None where none does.
+    """
 
     name: str
     generations: tuple[Generation, ...]
     matrix: ScoreMatrix
     metrics: dict[str, dict[str, float]]
     curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,7 @@ class Outcome:
             "name": line.name,
             "matrix": line.matrix.to_dict(),
             "metrics": line.metrics,
+            "selection": None if line.selection is None else line.selection.to_dict(),
             "generations": [
                 {
                     **g.to_dict(),
@@ -90,7 +96,20 @@ def line_outcome(plan: Plan, line: Line) -> LineOutcome:
     matrix = score_matrix(plan, line)
     curves = {g.key: plan.store.read_json(f"generations/{g.key}/curve.json") or [] for g in generations}
     metrics = continual_metrics(matrix, expert_scores(plan))
-    return LineOutcome(name=line.name, generations=generations, matrix=matrix, metrics=metrics, curves=curves)
+    return LineOutcome(
+        name=line.name,
+        generations=generations,
+        matrix=matrix,
+        metrics=metrics,
+        curves=curves,
+        selection=selection_of(generations, cells_of_last(plan, line), matrix),
+    )
+
+
+def cells_of_last(plan: Plan, line: Line) -> dict[str, dict[str, Any]]:
+    """The scores of the line's last generation by task, as they are kept."""
+    found = {task.task.name: plan.store.score(line.keys[-1], task.digest) for task in plan.tasks}
+    return {name: cell for name, cell in found.items() if cell}
 
 
 def expert_scores(plan: Plan) -> dict[str, float]:

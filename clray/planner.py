@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -142,6 +143,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         recipe = resolve(stream, stage, parent_stage, first=index == 1)
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
+        _check_adapter(stage, recipe, parent_stage)
         own = _records(stream, stage, recipe, base, store)
         earlier = stream.sequence[: index - 1] if recipe.replays else ()
         replay = _replay(stage, earlier, recipe, store)
@@ -230,6 +232,21 @@ def _check_batch(stream: Stream, stage: Stage, recipe: Recipe) -> None:
         raise ResourceError(
             f"stage '{stage.name}': a global batch of {batch} sequences cannot be divided among {workers} workers; "
             f"raise batch.size to {workers} or more, or lower compute.workers"
+        )
+
+
+def _check_adapter(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -> None:
+    """A shared attention reads prompts and cannot be merged: raises SpecError where that would be asked of it."""
+    adapter, before = recipe.resolved["adapter"], parent_stage.get("adapter")
+    if adapter["kind"] == "sapt" and stage.kind == "pretrain":
+        raise SpecError(
+            f"stage '{stage.name}': adapter sapt selects its blocks by an example's prompt, and plain text has none; "
+            "give this stage another adapter, before the first sapt stage"
+        )
+    if before and before["kind"] == "sapt" and (adapter["kind"] != "sapt" or adapter["targets"] != before["targets"]):
+        raise SpecError(
+            f"stage '{stage.name}': it goes on from blocks under a shared attention, which cannot be merged into the "
+            f"weights; give it adapter sapt with targets {json.dumps(before['targets'])}, or put it before them"
         )
 
 

@@ -120,7 +120,7 @@ def test_a_model_folder_goes_along_without_pickles(folder, tiny_model):
     assert {"tiny/config.json", "tiny/model.safetensors", "tiny/tokenizer.json"} <= sent
     assert "tiny/pytorch_model.bin" not in sent
     assert pack(stream_of(model="{base: some-org/some-model}"), code=False).elsewhere == ()
-    with pytest.raises(ModelError, match=r"base model './none' is not a folder"):
+    with pytest.raises(ModelError, match=r"model './none' is not a folder"):
         pack(stream_of(model="{base: ./none}"))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clray.evaluation.outcomes import aggregate
+from clray.evaluation.selection import selection
 from clray.evaluation.tasks import TaskSpec
 from clray.lineage.store import Store
 from clray.ray_session import find_user_error
@@ -128,5 +129,10 @@ def _keep(store: Store, key: str, task: TaskSpec, results: list[dict[str, Any]])
     store.write_score(
         key,
         task.digest,
-        {"task": task.task.name, "scorer": task.task.scorer, "metrics": aggregate(task.task.scorer, results)},
+        {
+            "task": task.task.name,
+            "scorer": task.task.scorer,
+            "metrics": aggregate(task.task.scorer, results),
+            **selection(results),
+        },
     )

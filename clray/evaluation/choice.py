@@ -11,7 +11,9 @@ import torch
 
 from clray.errors import DataError
 from clray.evaluation.batching import batches_by_length, max_positions, padded, scoring, target_log_probs
+from clray.evaluation.selection import weights_now
 from clray.models.projection import projected_at
+from clray.models.routing import routed
 
 Normalise = Literal["tokens", "none"]
 SHARED = 0
@@ -89,12 +91,13 @@ def score_choices(
     room = packing_limit(model)
     rows = [row for i, example in enumerate(examples) for row in _rows(i, example, room)]
     sums = [[0.0] * len(example.options) for example in examples]
+    selected: list[list[float] | None] = [None] * len(examples)
     with scoring(model):
         for plain in (False, True):
             kind = [row for row in rows if row.is_plain == plain]
             for batch in batches_by_length([len(row.ids) for row in kind], batch_tokens):
-                _score_batch(model, [kind[k] for k in batch], plain, pad_id, sums)
-    return [_result(example, values, normalise) for example, values in zip(examples, sums, strict=True)]
+                _score_batch(model, [kind[k] for k in batch], plain, pad_id, sums, selected)
+    return [_result(*item, normalise) for item in zip(examples, sums, selected, strict=True)]
 
 
 def packing_limit(model: Any) -> int | None:
@@ -132,8 +135,16 @@ def _rows(number: int, example: ChoiceExample, room: int | None) -> Iterator[Row
     yield row
 
 
-def _score_batch(model: Any, rows: Sequence[Row], plain: bool, pad_id: int, sums: list[list[float]]) -> None:
-    """Puts the summed log p of each option of the rows into `sums[example][option]`."""
+def _score_batch(
+    model: Any,
+    rows: Sequence[Row],
+    plain: bool,
+    pad_id: int,
+    sums: list[list[float]],
+    selected: list[list[float] | None],
+) -> None:
+    """Puts the summed log p of each option of the rows into `sums[example][option]`, and the weights of LoRA blocks
+    under a shared attention into `selected[example]`."""
     ids_BT = padded([row.ids for row in rows], pad_id, model.device)
     width = ids_BT.shape[1]
     inputs = {} if plain else _shared_inputs(rows, model)
@@ -141,8 +152,11 @@ def _score_batch(model: Any, rows: Sequence[Row], plain: bool, pad_id: int, sums
     targets = [token for row in rows for option in row.options for token in option]
     # The last prompt token predicts the first token of every option: projected once.
     index_N, where = torch.unique(torch.tensor(places, device=ids_BT.device), return_inverse=True)
-    with projected_at(model, index_N):
+    prompt_BT = padded([row.branches for row in rows], PADDING, ids_BT.device) == SHARED
+    with routed(model, prompt_BT), projected_at(model, index_N):
         logits_NV = model(input_ids=ids_BT, use_cache=False, **inputs).logits
+        for row, weights in zip(rows, weights_now(model, len(rows)), strict=True):
+            selected[row.example] = weights
     scores = target_log_probs(logits_NV, where, torch.tensor(targets, device=logits_NV.device)).double().cpu()
     owners = [(row.example, row.first + k) for row in rows for k in range(len(row.options))]
     parts = torch.split(scores, [len(option) for row in rows for option in row.options])
@@ -165,7 +179,9 @@ def _shared_inputs(rows: Sequence[Row], model: Any) -> dict[str, torch.Tensor]:
     return {"attention_mask": mask[:, None], "position_ids": positions_BT}
 
 
-def _result(example: ChoiceExample, sums: list[float], normalise: Normalise) -> dict[str, Any]:
+def _result(
+    example: ChoiceExample, sums: list[float], weights: list[float] | None, normalise: Normalise
+) -> dict[str, Any]:
     sizes = [len(option) if normalise == "tokens" else 1 for option in example.options]
     scores = [total / size for total, size in zip(sums, sizes, strict=True)]
     prediction = max(range(len(scores)), key=scores.__getitem__)
@@ -174,6 +190,7 @@ def _result(example: ChoiceExample, sums: list[float], normalise: Normalise) -> 
         "prediction": prediction,
         "gold": example.gold,
         "correct": prediction == example.gold,
+        **({} if weights is None else {"attention": weights}),
     }
 
 

@@ -12,7 +12,9 @@ from transformers import GenerationConfig
 
 from clray.errors import DataError
 from clray.evaluation.batching import batches_by_length, max_positions, padded, scoring
+from clray.evaluation.selection import weights_now
 from clray.evaluation.text import exact_match, rouge_l
+from clray.models.routing import routed
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ def generate_answers(
     model: Any, tokenizer: Any, examples: Sequence[GenerateExample], max_new_tokens: int, batch_tokens: int
 ) -> list[dict[str, Any]]:
     """For each example {"prediction", "references", "exact_match", "rouge_l", "answered"}; the prompt is cut
-    off.
+    off. With a shared attention over LoRA blocks also {"attention"}, their weights.
 
     Greedy whatever the model's own generation settings say, with a KV cache. "answered" is whether the model
     ended its answer itself, rather than ran into the limit. Results are in input order whatever the batching.
@@ -37,16 +39,17 @@ def generate_answers(
     room = _room(examples, max_new_tokens, max_positions(model))
     ends = _end_tokens(model, tokenizer)
     written: list[list[int]] = [[] for _ in examples]
+    weights: list[list[float] | None] = [None] * len(examples)
     for limit, group in room.items():
         settings = _greedy_settings(tokenizer, ends, limit)
         sizes = [len(examples[i].prompt_ids) + limit for i in group]
         with scoring(model), generating_under(model, settings):
             for batch in batches_by_length(sizes, batch_tokens):
                 chosen = [group[k] for k in batch]
-                answers = _write(model, [examples[i].prompt_ids for i in chosen], settings)
-                for i, tokens in zip(chosen, answers, strict=True):
-                    written[i] = tokens
-    return [_result(tokenizer, e, tokens, ends) for e, tokens in zip(examples, written, strict=True)]
+                answers, selected = _write(model, [examples[i].prompt_ids for i in chosen], settings)
+                for i, tokens, weight in zip(chosen, answers, selected, strict=True):
+                    written[i], weights[i] = tokens, weight
+    return [_result(tokenizer, *item, ends) for item in zip(examples, written, weights, strict=True)]
 
 
 @contextmanager
@@ -94,16 +97,22 @@ def _greedy_settings(tokenizer: Any, ends: list[int], limit: int) -> GenerationC
     return GenerationConfig.from_dict({**values, **tokens})
 
 
-def _write(model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig) -> list[list[int]]:
-    """The new tokens of each prompt, with the padding behind shorter answers."""
+def _write(
+    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig
+) -> tuple[list[list[int]], list[list[float]] | list[None]]:
+    """The new tokens of each prompt, with the padding behind shorter answers, and the weights of its blocks."""
     ids = padded(prompts, settings.pad_token_id, model.device, left=True)
     mask = padded([[1] * len(prompt) for prompt in prompts], 0, model.device, left=True)
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+    with routed(model, mask):
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        selected = weights_now(model, len(prompts))
     answers: list[list[int]] = output[:, ids.shape[1] :].tolist()
-    return answers
+    return answers, selected
 
 
-def _result(tokenizer: Any, example: GenerateExample, tokens: list[int], ends: list[int]) -> dict[str, Any]:
+def _result(
+    tokenizer: Any, example: GenerateExample, tokens: list[int], weights: list[float] | None, ends: list[int]
+) -> dict[str, Any]:
     stop = next((t for t, token in enumerate(tokens) if token in ends), None)
     prediction = tokenizer.decode(tokens[:stop], skip_special_tokens=True).strip()
     return {
@@ -112,4 +121,5 @@ def _result(tokenizer: Any, example: GenerateExample, tokens: list[int], ends: l
         "exact_match": exact_match(prediction, example.references),
         "rouge_l": rouge_l(prediction, example.references),
         "answered": stop is not None,
+        **({} if weights is None else {"attention": weights}),
     }

@@ -11,6 +11,7 @@ import torch
 from clray.errors import ModelError
 from clray.evaluation.batching import batches_by_length, max_positions, padded, scoring, target_log_probs
 from clray.models.projection import projected_at
+from clray.models.routing import routed
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,16 @@ def windows_of(document: int, num_ids: int, context: int, stride: int) -> Iterat
 
 
 def _window_nll(model: Any, documents: Sequence[Document], windows: Sequence[Window], pad_id: int) -> list[float]:
-    """The summed -log p of each window's scored tokens. Causal attention never sees padding on the right."""
+    """The summed -log p of each window's scored tokens. Causal attention never sees padding on the right; a shared
+    attention over LoRA blocks sees what comes before the first scored token."""
     ids = padded([documents[w.document].ids[w.start : w.stop] for w in windows], pad_id, model.device)
     width = ids.shape[1]
     index = [row * width + t - w.start for row, w in enumerate(windows) for t in range(w.first, w.stop)]
     targets = [token for w in windows for token in documents[w.document].ids[w.first + 1 : w.stop + 1]]
     index_N = torch.tensor(index, device=ids.device)
-    with projected_at(model, index_N):
+    prompt_BT = padded([[1] * (w.first - w.start + 1) for w in windows], 0, ids.device)
+    prompt_BT = torch.nn.functional.pad(prompt_BT, (0, width - prompt_BT.shape[1])).bool()
+    with routed(model, prompt_BT), projected_at(model, index_N):
         logits_NV = model(input_ids=ids, use_cache=False).logits
     target_N = torch.tensor(targets, device=logits_NV.device)
     scores = target_log_probs(logits_NV, torch.arange(len(index), device=target_N.device), target_N)

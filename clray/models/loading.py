@@ -12,7 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from clray.errors import ModelError, StorageError
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
-from clray.models import varlen  # noqa: F401  (makes its name known to transformers)
+from clray.models import (
+    stacks,
+    varlen,  # noqa: F401  (makes its name known to transformers)
+)
+from clray.models.stack_kinds import is_stack
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -27,7 +31,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The generation's model with its adapters merged, on the CPU, in the precision asked for.
 
-    Raises ModelError where the generation or one below it is not in the store, StorageError where it is damaged.
+    LoRA blocks under a shared attention cannot be merged: they stay in the model, which selects by itself. Raises
+    ModelError where the generation or one below it is not in the store, StorageError where it is damaged.
     """
     generation = require(store, key)
     weights = whole_weights(store, generation)
@@ -42,9 +47,12 @@ def load_model(
         )
         assert isinstance(model, PreTrainedModel)
         return model
+    below = load_model(store, generation.base, precision, attention, trust_remote_code)
+    if is_stack(generation.adapter):
+        whole: PreTrainedModel = stacks.put_on(below, stacks.read(weights))
+        return whole
     from peft import PeftModel
 
-    below = load_model(store, generation.base, precision, attention, trust_remote_code)
     merged: PreTrainedModel = PeftModel.from_pretrained(below, str(weights)).merge_and_unload()
     return merged
 
@@ -83,12 +91,17 @@ def trainable_model(
 ) -> tuple[Any, str | None]:
     """The model that a stage trains, and the key of the complete generation below its adapter (None: full).
 
-    A LoRA stage goes on with its parent's adapter where both have the same shape; else the parent is merged
-    and a new adapter starts on top of it. Frozen weights take no gradient.
+    A LoRA stage goes on with its parent's adapter where both have the same shape, a stack of blocks gets one more
+    where parent and stage both have one; else the parent is merged and a new adapter starts on top of it. Frozen
+    weights take no gradient.
     """
     options = (precision, attention, trust_remote_code)
     if adapter["kind"] == "full":
         return load_model(store, parent.key, *options), None
+    if is_stack(adapter):
+        earlier = stacks.of_parent(parent, adapter, whole_weights(store, parent))
+        bottom = parent.base if earlier else parent.key
+        return stacks.add_block(load_model(store, bottom, *options), earlier, adapter), bottom
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
     if parent.adapter == adapter:

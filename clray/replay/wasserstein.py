@@ -48,7 +48,7 @@ def choose(sizes: Sequence[int], solver: str = "auto") -> tuple[str, str]:
     Values of two solvers are not comparable (sliced ones lie far lower), so whoever compares pairs asks once,
     with the sizes of all sets, and hands the answer to every `distance`. `auto` goes by the two largest sets:
     exact, then debiased Sinkhorn, then an exact plan between samples. Not `sliced`: in hundreds of dimensions it
-    sees little but the difference of the means, and its shares were 5 % off where those of samples were 0.3 %.
+    sees little but the difference of the means, and its shares are ten times further off than those of samples.
     """
     if not sizes or min(sizes) < 1:
         raise ValueError(f"every set needs at least one instruction; found sizes {list(sizes)}")
@@ -156,18 +156,16 @@ def _mean_square(x: Array) -> float:
 
 def _cost(x: Array, y: Array, metric: str) -> Array:
     """Costs (m, n) between prepared points."""
-    own, other = np.einsum("ij,ij->i", x, x)[:, None], np.einsum("ij,ij->i", y, y)
     cost: Array = x @ y.T
+    if metric == "cosine":
+        np.subtract(1, cost, out=cost)
+        return np.maximum(cost, 0, out=cost)
+    own, other = np.einsum("ij,ij->i", x, x)[:, None], np.einsum("ij,ij->i", y, y)
     cost *= -2
     cost += own
     cost += other
     cost[cost < 1e-14 * (own.max() + other.max())] = 0.0  # rounding, of which a root would be 1e-7
-    match metric:
-        case "cosine":
-            cost /= 2
-        case "euclidean":
-            np.sqrt(cost, out=cost)
-    return cost
+    return np.sqrt(cost, out=cost) if metric == "euclidean" else cost
 
 
 def _pot() -> Any:
@@ -261,7 +259,7 @@ def _entropic(cost: Array, a: Array, b: Array, reg: float) -> float:
     g, level = np.zeros(len(b)), max(float(cost.max()), reg)
     while True:
         level = max(level / 4, reg)
-        g, value = _scale(cost, kernel, a, b, level, g, TOLERANCE if level == reg else 1e-2)
+        g, value = _scale(cost, kernel, a, b, level, g)
         if level == reg:
             return value
 
@@ -280,9 +278,7 @@ def _entropic_self(cost: Array, a: Array, reg: float) -> float:
     raise ArithmeticError(_unsolved(a, a))
 
 
-def _scale(
-    cost: Array, kernel: Array, a: Array, b: Array, reg: float, g: Array, tolerance: float
-) -> tuple[Array, float]:
+def _scale(cost: Array, kernel: Array, a: Array, b: Array, reg: float, g: Array) -> tuple[Array, float]:
     """Potential of b, from a start, and the dual value.
 
     The scalings of the kernel go into the potentials before they leave the range of floats (Schmitzer,
@@ -300,12 +296,13 @@ def _scale(
         if round_ % 10 == 0:
             mass = np.exp(u + rows)
             error = _excess(mass, a) + _excess(np.exp(v + columns), b)
-            if max(10, round_) * error < tolerance:
+            if max(10, round_) * error < TOLERANCE:
                 return g + reg * v, float((f + reg * u) @ a + (g + reg * v) @ b - reg * (mass @ a - 1))
-            if step > 1 and error > 4 * least:
+            if step > 1 and error > 100 * least:
                 step = 1.0
-            elif step == 1 and round_ % 50 == 40 and error < before:
-                step = min(1.95, 2 / (1 + math.sqrt(1 - (error / before) ** 0.05)))
+            elif step == 1 and round_ % 50 == 40:
+                rate = min(1.0, error / before) ** 0.05  # of the potentials, a round: the error is their square
+                step = min(1.8, 2 / (1 + math.sqrt(1 - rate)))
             before, least = error, min(error, least)
         u = u - step * (u + rows)
         columns = np.log((np.exp(u) * a) @ kernel)

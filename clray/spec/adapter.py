@@ -1,4 +1,4 @@
-"""What of the model a stage trains: all of it, or an adapter."""
+"""What of the model a stage trains: all of it, one adapter, or a block of its own beside earlier ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ class FullAdapter(Strict):
     kind: Literal["full"] = "full"
 
 
-class LoraAdapter(Strict):
-    """One low-rank adapter, trained on from stage to stage (Hu et al., arXiv 2106.09685)."""
+class LowRank(Strict):
+    """Shape of a low-rank update."""
 
-    kind: Literal["lora"] = "lora"
     rank: int = Field(8, ge=1, description="rank r of the low-rank update")
     alpha: float = Field(16.0, gt=0, description="scale: the update is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
@@ -27,4 +26,64 @@ class LoraAdapter(Strict):
     )
 
 
-Adapter = Annotated[FullAdapter | LoraAdapter, Field(discriminator="kind")]
+class LoraAdapter(LowRank):
+    """One low-rank adapter, trained on from stage to stage (Hu et al., arXiv 2106.09685)."""
+
+    kind: Literal["lora"] = "lora"
+
+
+class Stack(LowRank):
+    """A new low-rank block for each stage, beside the frozen ones of earlier stages."""
+
+    detach_old: bool = Field(
+        False, description="no gradient through earlier blocks to the layers below them: less memory, not exact"
+    )
+
+
+class LoraStackAdapter(Stack):
+    """A new block a stage, all of them summed (IncLoRA)."""
+
+    kind: Literal["lora_stack"] = "lora_stack"
+
+
+class OLoraAdapter(Stack):
+    """A new block a stage, kept orthogonal to earlier ones (O-LoRA, Wang et al., arXiv 2310.14152)."""
+
+    kind: Literal["olora"] = "olora"
+    penalty: Literal["absolute", "frobenius"] = Field(
+        "absolute",
+        description="size of A_old A_new^T, summed over layers: of its entries (as in O-LoRA's code) or squares",
+    )
+    weight: float = Field(0.5, ge=0, description="weight of the penalty beside the mean loss (lambda_1)")
+
+
+class Reflection(Strict):
+    """Attentive reflection: earlier tasks' inputs keep the attention that they had (SAPT, section 3.3)."""
+
+    weight: float = Field(0.5, ge=0, description="weight of the mean KL divergence beside the mean loss; 0: none")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the stage's steps over which the weight rises")
+    source: Literal["rows", "pseudo", "none"] = Field(
+        "rows",
+        description="inputs of earlier tasks: their own prompts as pooled vectors, or prompts that a generator wrote",
+    )
+    prompts: int = Field(64, ge=1, description="prompts kept of each task, as pooled vectors")
+    batch: int = Field(16, ge=1, description="of these, how many of each earlier task are looked at in one step")
+
+
+class SaptAdapter(Stack):
+    """A block a task, and one shared attention over them that learns and selects (SAPT, arXiv 2401.08295)."""
+
+    kind: Literal["sapt"] = "sapt"
+    rank: int = Field(4, ge=1, description="rank r of the low-rank update")
+    alpha: float = Field(32.0, gt=0, description="scale: the update is multiplied by alpha / rank")
+    query_rank: int = Field(100, ge=1, description="width of the bottleneck of the query projection")
+    key_init: Literal["mean_query", "uniform"] = Field(
+        "mean_query", description="where a new block's key begins: at the mean query of its task, or U(-1, 1)"
+    )
+    reflection: Reflection = Reflection()
+
+
+Adapter = Annotated[
+    FullAdapter | LoraAdapter | LoraStackAdapter | OLoraAdapter | SaptAdapter, Field(discriminator="kind")
+]
+STACKS = frozenset({"lora_stack", "olora", "sapt"})

@@ -19,9 +19,11 @@ from clray.lineage.key import digest
 from clray.lineage.ledger import redact
 from clray.lineage.store import file_digest
 from clray.spec import loading
+from clray.spec.replay import HuggingFaceEncoder, InsclReplay, ModelTagger, SentenceEncoder
 from clray.spec.stream import Stream
 
 STREAM_FILE = "clray-stream.yaml"
+MODELS = (HuggingFaceEncoder, SentenceEncoder, ModelTagger)
 LIMIT = 512 << 20
 """Bytes that Ray takes as one package: the limit of a message to its head node."""
 
@@ -91,13 +93,20 @@ def pack(stream: Stream, code: bool = True) -> Package:
 
 
 def _paths(stream: Stream) -> Iterator[tuple[str, Callable[[str], list[Path]]]]:
-    """The paths and URIs of the stream's data and base model, each with what finds its files here."""
+    """The paths and URIs of the stream's data and models, each with what finds its files here."""
     data = [source.source for part in stream.stages for source in part.data]
     data += [source.source for part in stream.tasks for source in part.data]
     yield from ((source, _data_files) for source in data if not source.startswith(("builtin:", "hf:")))
-    base = stream.model.base
-    if base.startswith((".", "/", "~")) or Path(base).is_dir():  # else a builtin one, or a name of the hub
-        yield base, _model_files
+    for model in (stream.model.base, *_replay_models(stream)):
+        if model.startswith((".", "/", "~")) or Path(model).is_dir():  # else a builtin one, or a name of the hub
+            yield model, _model_files
+
+
+def _replay_models(stream: Stream) -> Iterator[str]:
+    """The models by which InsCL embeds and tags instructions."""
+    for replay in (stream.method.replay, *(stage.method.replay for stage in stream.stages)):
+        if isinstance(replay, InsclReplay):
+            yield from (named.model for named in (replay.encoder, replay.tagger) if isinstance(named, MODELS))
 
 
 def _of_the_cluster(path: str) -> bool:
@@ -111,8 +120,9 @@ def _data_files(path: str) -> list[Path]:
 def _model_files(path: str) -> list[Path]:
     folder = Path(os.path.abspath(path))
     if not folder.is_dir():
-        raise ModelError(f"base model '{path}' is not a folder; the working directory is {Path.cwd()}")
-    return [file for file in folder.iterdir() if file.is_file() and file.suffix != ".bin"]
+        raise ModelError(f"model '{path}' is not a folder; the working directory is {Path.cwd()}")
+    inside = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".bin")
+    return [file for file in inside if not any(part.startswith("checkpoint-") for part in file.parts[:-1])]
 
 
 def _code() -> dict[str, Path]:

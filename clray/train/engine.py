@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from clray.models import stacks
 from clray.train import state
+from clray.train.extra import make_extra
 from clray.train.objective import TargetLoss
 from clray.train.order import StageOrder
 
@@ -65,7 +67,7 @@ def build_engine(model: Any, order: StageOrder, world: int) -> Any:
         model.enable_input_require_grads()
     optimiser = order.recipe["optimiser"]
     engine, *_ = deepspeed.initialize(
-        model=TargetLoss(model, order.compute["compile"]),
+        model=TargetLoss(model, order.compute["compile"], make_extra(model, order.recipe["adapter"], order.seed)),
         optimizer=torch.optim.AdamW(
             _groups(model, optimiser["weight_decay"]),
             lr=0.0,
@@ -89,14 +91,18 @@ def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def save_weights(engine: Any, folder: Path, rank: int, base: str | None) -> None:
+def save_weights(engine: Any, folder: Path, rank: int, base: str | None, memory: stacks.Memory, table: str) -> None:
     """Writes the trained model (or only its adapter) to `folder` on rank 0; every rank must call it.
 
-    Under ZeRO-3 the weights lie in pieces on all ranks and are gathered first.
+    Under ZeRO-3 the weights lie in pieces on all ranks and are gathered first. `memory` and `table` go with LoRA
+    blocks: what is remembered of the task, and the digest of the embedding table.
     """
     model = engine.module.model
     gathered = _gather(engine, model)
     if rank:
+        return
+    if hasattr(model, "lora_blocks"):
+        stacks.save(model, folder, gathered, table, memory)
         return
     model.save_pretrained(folder, safe_serialization=True, **({"state_dict": gathered} if gathered else {}))
     if base is not None:
@@ -112,7 +118,8 @@ def _gather(engine: Any, model: Any) -> dict[str, torch.Tensor] | None:
         return None
     import deepspeed
 
-    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad or not hasattr(model, "peft_config")}
+    whole = not (hasattr(model, "peft_config") or hasattr(model, "lora_blocks"))
+    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad or whole}
     state = {}
     for name, parameter in wanted.items():
         with deepspeed.zero.GatheredParameters([parameter]):

@@ -12,8 +12,11 @@ import torch
 from clray.data.batches import BatchPlan, PackedShards, plan_batches
 from clray.data.manifest import Manifest
 from clray.lineage.store import Store
+from clray.models import stacks
 from clray.models.loading import load_tokenizer, require, tokenizer_digest, trainable_model
+from clray.models.stack_kinds import is_stack
 from clray.train import engine as engines
+from clray.train import remember
 from clray.train.context import Context
 from clray.train.objective import collate
 from clray.train.order import StageLeft, StageOrder, StageResult
@@ -38,11 +41,18 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     model, below = trainable_model(
         store, parent, order.recipe["adapter"], order.recipe["precision"], order.attention, order.trust_remote_code
     )
+    adapter = order.recipe["adapter"]
+    table = stacks.table_digest(model) if is_stack(adapter) else ""
+    if adapter["kind"] == "sapt" and adapter["key_init"] == "mean_query":
+        stacks.begin_key(model, remember.pooled(model, shards, plan, remember.MEAN_OF, torch.device("cpu")))
     saver.before_engine(model)
     engine = engines.build_engine(model, order, context.world)
     run = saver.after_engine(engine)
     _steps(engine, shards, plan, order, context, run, saver)
-    files = _write(engine, store, order, context, below)
+    memory: stacks.Memory = []
+    if adapter["kind"] == "sapt":
+        memory = remember.record(model, shards, plan, adapter["reflection"]["prompts"], context.device)
+    files = _write(engine, store, order, context, below, memory, table)
     engine.destroy()
     return StageResult(
         key=order.key,
@@ -60,11 +70,12 @@ def _steps(
     recipe = order.recipe
     engine.train()
     for step in range(run.step, plan.steps):
+        engine.module.extra.begin(step, plan.steps)
         rate = learning_rate(step, plan.steps, recipe["optimiser"]["learning_rate"], recipe["schedule"])
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        loss, wish = _step(engine, shards, plan, step, order, context, saver.wish(run))
-        run.add(loss, rate, int(shards.num_tokens[plan.rows(step)].sum()))
+        loss, more, wish = _step(engine, shards, plan, step, order, context, saver.wish(run))
+        run.add(loss, rate, int(shards.num_tokens[plan.rows(step)].sum()), more)
         if context.rank == 0:
             context.report(run.progress(order.key, plan.steps))
         if wish and run.step < plan.steps:
@@ -77,29 +88,42 @@ def _steps(
 
 def _step(
     engine: Any, shards: PackedShards, plan: BatchPlan, step: int, order: StageOrder, context: Context, wish: int
-) -> tuple[float, int]:
-    """One optimiser step over global batch `step`: its mean loss over target tokens (nats), and rank 0's wish.
+) -> tuple[float, dict[str, float], int]:
+    """One optimiser step over global batch `step`: its mean loss over target tokens (nats), what else is to be seen of
+    it, and rank 0's wish.
 
     DeepSpeed averages over ranks and accumulation, so the sum is scaled by both and divided by the targets of
     the whole batch, which every rank knows from the manifest: the number of workers does not change the loss.
     """
     targets = max(1, int(shards.num_targets[plan.rows(step)].sum()))
     micro = order.compute["micro_batch"]
-    scale = context.world * engines.accumulation(order, context.world) / targets
+    rounds = context.world * engines.accumulation(order, context.world)
     torch.manual_seed(int(np.random.SeedSequence([order.seed, step, context.rank]).generate_state(1)[0]))
-    total = torch.tensor([0.0, float(wish)], device=context.device)
+    total = torch.tensor([0.0, 0.0, 0.0, 0.0, float(wish)], device=context.device)
     for rows in plan.micro_batches(step, context.rank, context.world, micro):
         loss = engine(collate(shards, rows, micro).to(context.device))
-        engine.backward(loss * scale)
+        term, gate = engine.module.term, engine.module.gate
+        engine.backward(loss * (rounds / targets) + term)
         engine.step()
-        total[0] += loss.detach()
+        total[:4] += torch.stack([loss.detach().float(), term.detach().float(), *gate])
     if context.world > 1:
         torch.distributed.all_reduce(total)
-    summed, agreed = total.tolist()
-    return summed / targets, int(agreed)
+    summed, extra, newest, instances, agreed = total.tolist()
+    more = {"extra_loss": extra / rounds} if extra else {}
+    if instances:
+        more["newest_block_weight"] = newest / instances
+    return summed / targets, more, int(agreed)
 
 
-def _write(engine: Any, store: Store, order: StageOrder, context: Context, below: str | None) -> dict[str, str]:
+def _write(
+    engine: Any,
+    store: Store,
+    order: StageOrder,
+    context: Context,
+    below: str | None,
+    memory: stacks.Memory,
+    table: str,
+) -> dict[str, str]:
     """Files of the new generation's weights, written by rank 0: relative path -> SHA-256."""
     base = (
         None
@@ -109,7 +133,7 @@ def _write(engine: Any, store: Store, order: StageOrder, context: Context, below
         else store.uri(f"generations/{below}/weights")
     )
     with tempfile.TemporaryDirectory(prefix="clray-weights-") as scratch:
-        engines.save_weights(engine, Path(scratch), context.rank, base)
+        engines.save_weights(engine, Path(scratch), context.rank, base, memory, table)
         if context.rank:
             return {}
         load_tokenizer(store, tokenizer_digest(store, order.parent), order.trust_remote_code).save_pretrained(scratch)

@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from clray.data.batches import PackedShards
+from clray.data.batches import PackedShards, Sequence
 from clray.models import masks
 from clray.models.projection import projected_at
+from clray.models.routing import routed
+from clray.train.extra import Extra
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """Packed sequences as tensors: ids, positions and segments (B, T); flat target positions and labels (N).
 
-    `bounds` (S + 1) are those of the segments in the flattened rows, `longest` is the length of the longest.
+    `bounds` (S + 1) are those of the segments in the flattened rows, `longest` is the length of the longest. `prompt`
+    (B, T) is true before the first target of each segment.
     """
 
     ids: torch.Tensor
@@ -28,6 +31,7 @@ class MicroBatch:
     index: torch.Tensor
     labels: torch.Tensor
     bounds: torch.Tensor
+    prompt: torch.Tensor
     longest: int
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -48,10 +52,11 @@ def collate(shards: PackedShards, rows: np.ndarray, size: int) -> MicroBatch:
     sequences = [shards[int(row)] for row in rows]
     length = max((len(s.ids) for s in sequences), default=2)
     ids = torch.zeros((max(1, len(sequences)), length), dtype=torch.long)
-    targets = torch.zeros_like(ids, dtype=torch.bool)
+    targets, prompt = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence.ids)] = torch.from_numpy(sequence.ids.astype(np.int64))
         targets[row, : len(sequence.ids)] = torch.from_numpy(sequence.targets)
+        prompt[row, : len(sequence.ids)] = torch.from_numpy(before_first_target(sequence))
     segments = [s.segments for s in sequences] or [np.asarray([length])]
     flat = targets.flatten().nonzero().squeeze(1)
     bounds = masks.bounds(segments, length)
@@ -62,22 +67,35 @@ def collate(shards: PackedShards, rows: np.ndarray, size: int) -> MicroBatch:
         index=flat - 1,
         labels=ids.flatten()[flat],
         bounds=bounds,
+        prompt=prompt,
         longest=int(bounds.diff().max()),
     )
+
+
+def before_first_target(sequence: Sequence) -> np.ndarray:
+    """For each token of the packed sequence, whether it stands before the first target of its segment."""
+    starts = np.concatenate([[0], np.cumsum(sequence.segments)[:-1]])
+    seen = np.cumsum(sequence.targets)
+    before = np.concatenate([[0], seen])[starts]
+    found: np.ndarray = seen == np.repeat(before, sequence.segments)
+    return found
 
 
 class TargetLoss(nn.Module):
     """The model with its loss: the vocabulary projection is computed only where a target is predicted.
 
     In instruction data that is a few positions in a hundred, while the projection is the largest cost of a
-    small model and the largest memory of a big one. `compiled` layers and cross-entropy go through torch.compile.
+    small model and the largest memory of a big one. Each pass leaves `term`, what the method adds to the step's mean
+    loss (see `Extra`), and `gate` (2): the newest LoRA block's weight under a shared attention, summed over the batch's
+    instances, and their number. `compiled` layers and cross-entropy go through torch.compile.
     Raises ModelError where the model cannot keep the documents of a packed row apart.
     """
 
-    def __init__(self, model: Any, compiled: bool = False) -> None:
+    def __init__(self, model: Any, compiled: bool = False, extra: Extra | None = None) -> None:
         super().__init__()
         masks.check_packing(model)
-        self.model = model
+        self.model, self.extra = model, extra or Extra()
+        self.term = self.gate = torch.zeros(())
         self._cross_entropy = torch.compile(cross_entropy) if compiled else cross_entropy
         if compiled:
             compile_layers(model)
@@ -86,11 +104,22 @@ class TargetLoss(nn.Module):
         """The sum of the cross-entropies (nats) over the batch's targets; 0 with gradient where there are none."""
         apart = masks.packed_inputs(self.model, batch.segments, batch.bounds, batch.longest)
         index = batch.index if len(batch.index) else batch.index.new_zeros(1)
-        with projected_at(self.model, index):
+        with routed(self.model, batch.prompt, batch.segments), projected_at(self.model, index):
             logits = self.model(batch.ids, position_ids=batch.positions, use_cache=False, **apart).logits
-        if not len(batch.index):
-            return logits.float().sum() * 0.0
-        return self._cross_entropy(logits, batch.labels)
+            self.gate = newest_weight(self.model, batch)
+        total = self._cross_entropy(logits, batch.labels) if len(batch.index) else logits.float().sum() * 0.0
+        self.term = self.extra.term(total)
+        return total
+
+
+def newest_weight(model: Any, batch: MicroBatch) -> torch.Tensor:
+    """The newest block's weight, summed over the batch's instances, and their number; zeros without attention."""
+    blocks = getattr(model, "lora_blocks", None)
+    if blocks is None or blocks.attention is None or not len(batch.index):
+        return torch.zeros(2, device=batch.ids.device)
+    starts = (batch.positions == 0) & (batch.segments != masks.PADDING)
+    weights = blocks.routing.weights.detach()[starts][:, -1]
+    return torch.stack([weights.sum(), weights.new_tensor(float(len(weights)))])
 
 
 def cross_entropy(logits_NV: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:

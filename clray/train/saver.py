@@ -35,8 +35,8 @@ class Running:
         """Seconds of training, with those before the checkpoint that it went on from."""
         return self.before + time.monotonic() - self.started
 
-    def add(self, loss: float, learning_rate: float, tokens: int) -> None:
-        """Adds an optimiser step over so many tokens."""
+    def add(self, loss: float, learning_rate: float, tokens: int, more: dict[str, float]) -> None:
+        """Adds an optimiser step over so many tokens, with what `more` was seen of it."""
         seen = int(self.curve[-1]["tokens"] if self.curve else 0) + tokens
         self.curve.append(
             {
@@ -45,6 +45,7 @@ class Running:
                 "learning_rate": learning_rate,
                 "tokens": seen,
                 "tokens_per_second": seen / max(self.seconds, 1e-9),
+                **more,
             }
         )
 

@@ -74,7 +74,7 @@ def _step_over_nothing(engine: Any) -> None:
         group["lr"] = 0.0
     nothing = collate(cast(Any, None), np.empty(0, dtype=np.int64), 1).to(engine.device)
     for _ in range(engine.gradient_accumulation_steps()):
-        engine.backward(engine(nothing))
+        engine.backward(engine(nothing) + engine.module.term * 0.0)
         engine.step()
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clray.lineage.store import Store
-from clray.planner import make_plan, prepare_stage
+from clray.planner import make_plan
+from clray.preparation import prepare_stage
 from clray.spec import loading
 from clray.train.context import Context
 from clray.train.loop import train_stage

@@ -216,7 +216,7 @@ def test_zero_3_hands_the_bounds_on(attention, alone):
         compute = {"micro_batch": 3, "zero_stage": stage, "offload": "none", "gradient_checkpointing": False}
         compute["compile"] = False
         optimiser = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.0}
-        recipe = {"batch": 3, "precision": "bf16", "optimiser": {**optimiser, "clip": 1.0}}
+        recipe = {"batch": 3, "precision": "bf16", "adapter": {"kind": "full"}, "optimiser": {**optimiser, "clip": 1.0}}
         order = StageOrder(storage="", key="", parent="", mixture="", recipe=recipe, seed=0, compute=compute)
         engine = build_engine(model_of(CONFIGS["llama"], kind, torch.bfloat16), order, 1)
         found[kind] = []
