@@ -147,11 +147,21 @@ def export(
     generation: Annotated[str, typer.Argument(help="the beginning of a key, a stage, an index, or newest")],
     out: Annotated[Path, typer.Option("--out", help="folder to write")],
     overrides: Overrides = None,
-    adapter: Annotated[bool, typer.Option("--adapter/--merged", help="the PEFT adapter, or a complete model")] = False,
+    adapter: Annotated[
+        bool, typer.Option("--adapter/--merged", help="the PEFT adapter, or one for each block; or a complete model")
+    ] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(help="of blocks that prompts select from: merge them for one stage, or number of a block from 1"),
+    ] = None,
     precision: Annotated[Precision | None, typer.Option(help="of a merged model; default: as stored")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace a former export")] = False,
 ) -> None:
-    """Write a generation as a plain Hugging Face folder, which loads without clray."""
+    """Write a generation as a plain Hugging Face folder, which loads without clray.
+
+    Blocks that each prompt selects from (adapter kind sapt) come with the code that selects, to be loaded with
+    trust_remote_code=True; with --task they are ordinary weights for one task.
+    """
     import clray
     from clray.exporting import find
 
@@ -161,6 +171,7 @@ def export(
         find(of, generation),
         out,
         adapter=adapter,
+        task=task,
         precision=precision.value if precision else None,
         force=force,
         trust_remote_code=of.model.trust_remote_code,

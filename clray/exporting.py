@@ -27,6 +27,7 @@ def export(
     out: str | Path,
     *,
     adapter: bool = False,
+    task: str | int | None = None,
     precision: Precision | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -34,23 +35,31 @@ def export(
     """The folder `out` with the generation, which `transformers` or `peft` loads without clray.
 
     Merged (the default): a complete model and its tokenizer, in `precision`, else in that of the weights in the
-    storage. With `adapter`: the PEFT adapter as it was trained; the model below it lies in `base/`, unless that is
-    a model of the hub, which is then named instead. `clray.json` says where the generation comes from. `generation`
-    is one, or a key, or the beginning of a key. Raises UserError where there is no such generation, or where `out`
-    is not empty; with `force` a former export is replaced. The folder is whole or not there.
+    storage. LoRA blocks that each prompt selects from stay apart, and the folder holds the code that selects: it is
+    loaded with `trust_remote_code=True`. With `task`, a stage or the number of its block from 1, they are merged for
+    that task alone. With `adapter`: the PEFT adapter as it was trained, or each block as one; the model below lies in
+    `base/`, unless that is a model of the hub, which is then named instead. `clray.json` says where the generation
+    comes from. `generation` is one, or a key, or the beginning of a key. Raises UserError where there is no such
+    generation or task, or where `out` is not empty; with `force` a former export is replaced. The folder is whole or
+    not there.
     """
+    from transformers.utils import logging
+
     store = Store(storage)
     made = generation if isinstance(generation, Generation) else by_key(store, generation)
     if adapter and made.complete:
         raise ModelError(f"generation {made.short} has complete weights and no adapter; export it merged")
+    if adapter and task is not None:
+        raise UserError("--task merges the blocks and --adapter keeps them apart; give one of them")
     if adapter and precision:
         raise UserError("an adapter is exported in the precision it was trained in; leave --precision out, or merge")
     target = _target(Path(out), force)
+    logging.disable_progress_bar()
     with _whole(target) as folder:
         if adapter:
             facts = _adapter(store, made, folder, target, trust_remote_code)
         else:
-            facts = _merged(store, made, folder, precision, trust_remote_code)
+            facts = _model(store, made, folder, task, precision, trust_remote_code)
         _note(store, made, folder, facts)
     return target
 
@@ -99,52 +108,72 @@ def _listed(generations: list[Generation]) -> str:
     return ", ".join(names[:8] + ["..."][: len(names) > 8]) or "none"
 
 
-def _merged(
-    store: Store, made: Generation, folder: Path, precision: Precision | None, trust_remote_code: bool
+def _model(
+    store: Store,
+    made: Generation,
+    folder: Path,
+    task: str | int | None,
+    precision: Precision | None,
+    trust_remote_code: bool,
 ) -> dict[str, Any]:
-    """Writes a complete model and its tokenizer to `folder`."""
-    from clray.models.loading import whole_weights
+    """Writes a complete model and its tokenizer to `folder`: merged, merged for one task, or one that selects."""
+    from clray.models.loading import load_model, whole_weights
+    from clray.models.stack_export import model_of_task, recorded_weights, selects, write_selecting
 
     stored = _stored_precision(store, made)
-    written = precision or stored
-    if made.complete and written == stored:
+    written = precision or (stored if stored in ("fp32", "bf16") else "fp32")
+    if task is None and selects(made):
+        return write_selecting(store, made, folder, written, trust_remote_code)
+    facts: dict[str, Any] = {"form": "merged", "precision": written}
+    if task is not None:
+        stage, weights = recorded_weights(store, made, task)
+        facts |= {"form": "merged-for-task", "task": stage, "weights": weights}
+        _save(store, made, model_of_task(store, made, weights, trust_remote_code), folder, written)
+    elif made.complete and precision in (None, stored):
+        facts["precision"] = stored
         shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
     else:
-        written = written if written in ("fp32", "bf16") else "fp32"
-        _save(store, made, folder, written, trust_remote_code)
+        _save(store, made, load_model(store, made.key, "fp32", trust_remote_code=trust_remote_code), folder, written)
     _copy_tokenizer(store, made, folder)
-    return {"form": "merged", "precision": written}
+    return facts
 
 
-def _save(store: Store, made: Generation, folder: Path, precision: str, trust_remote_code: bool) -> None:
+def _save(store: Store, made: Generation, model: Any, folder: Path, precision: str) -> None:
     """Saves the merged model. Adapters are merged in fp32 and rounded once."""
-    from transformers.utils import logging
+    from clray.models.loading import DTYPES
 
-    from clray.models.loading import DTYPES, load_model
-
-    logging.disable_progress_bar()
-    model: Any = load_model(store, made.key, "fp32", trust_remote_code=trust_remote_code)
     model.to(DTYPES[precision]).save_pretrained(folder)
     for code in store.weights(_bottom(store, made).key).glob("*.py"):
         shutil.copyfile(code, folder / code.name)
 
 
 def _adapter(store: Store, made: Generation, folder: Path, target: Path, trust_remote_code: bool) -> dict[str, Any]:
-    """Writes the adapter to `folder`, and the model below it to `folder/base` where the hub does not have it."""
+    """Writes the adapter to `folder`, and the model below it to `folder/base` where the hub does not have it.
+
+    Of a stack, each block is an adapter in a folder of its own.
+    """
     from clray.models.loading import require, whole_weights
+    from clray.models.stack_export import write_blocks
+    from clray.models.stack_kinds import is_stack
 
     below = require(store, made.base)
-    shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
+    facts: dict[str, Any] = {"form": "adapter"}
+    if is_stack(made.adapter):
+        adapters = write_blocks(store, made, folder, trust_remote_code)
+        facts = {"form": "adapters", "blocks": [each.relative_to(folder).as_posix() for each in adapters]}
+    else:
+        adapters = [folder]
+        shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
     _copy_tokenizer(store, made, folder)
     revision = below.training.get("revision")  # only a model of the hub has one
     if revision:
         base = {"base_model_name_or_path": below.training["source"], "revision": revision}
     else:
-        _merged(store, below, folder / "base", None, trust_remote_code)
+        _model(store, below, folder / "base", None, None, trust_remote_code)
         base = {"base_model_name_or_path": str(target.absolute() / "base"), "revision": None}
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(settings | base, indent=2, sort_keys=True))
-    return {"form": "adapter", "base": {"key": below.key, "model": below.training["source"] if revision else "base"}}
+    for config in (each / "adapter_config.json" for each in adapters):
+        config.write_text(json.dumps(json.loads(config.read_text()) | base, indent=2, sort_keys=True))
+    return {**facts, "base": {"key": below.key, "model": below.training["source"] if revision else "base"}}
 
 
 def _copy_tokenizer(store: Store, made: Generation, folder: Path) -> None:

@@ -83,7 +83,7 @@ def distance(
     - `sinkhorn`: the Sinkhorn divergence OT(a, b) - (OT(a, a) + OT(b, b)) / 2 (Feydy et al., arXiv 1810.08278), in the
       log domain, with REGULARISATION times the median cost. Not below 0, and 0 for equal sets. 16 bytes a cost.
     - `sampled`: the exact cost between SAMPLE instructions of each set, drawn by weight and `seed`. A little high
-      (1-5 %), alike for all pairs. An instruction that stands in both sets is drawn in both or in neither.
+      (1-5 %), alike for all pairs. What stands in both sets is drawn in both, or in neither, as far as weights allow.
     - `sliced`: the mean over PROJECTIONS or more directions of the 1-D cost, times what makes it the distance itself
       between single points: d SW_2^2 / 2 on unit rows for cosine, d SW_2^2 for sqeuclidean, SW_1 / E|direction_1|
       for euclidean. At most the exact cost, but for the choice of directions; comparable with other sliced values only.

@@ -1,7 +1,7 @@
-"""Small multiples: scores over generations, losses over steps. Only geometry; `charts.html` draws it.
+"""Small multiples: scores over generations, losses and what goes with them over steps.
 
-Drawn by hand as SVG, not by matplotlib: the colours are CSS variables, so one page serves light, dark and
-paper; every mark has its tooltip; and fifteen panels cost milliseconds and kilobytes.
+Only geometry; `charts.html` draws it. Drawn by hand as SVG, not by matplotlib: the colours are CSS variables, so one
+page serves light, dark and paper; every mark has its tooltip; and fifteen panels cost milliseconds and kilobytes.
 """
 
 from __future__ import annotations
@@ -61,6 +61,48 @@ class Panel:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Course:
+    """A column of the training curves, in words and with its axis: an end that is None is where the values end."""
+
+    column: str
+    name: str
+    unit: str
+    low: float | None = None
+    high: float | None = None
+
+
+LOSS = Course("loss", "loss", "training loss, nats per token")
+EXTRA_LOSS = Course("extra_loss", "added loss", "added to the loss", low=0.0)
+NEWEST_BLOCK = Course("newest_block_weight", "weight", "mean weight of the new block", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class CourseGroup:
+    """The panels of one course, with what they are about."""
+
+    title: str
+    caption: str
+    panels: list[Panel]
+
+
+COURSES = (
+    (
+        EXTRA_LOSS,
+        "Added to the loss",
+        "What the method asks beside the loss above, already weighted: the overlap with earlier blocks (O-LoRA), or "
+        "how far earlier tasks' inputs have moved to other blocks (SAPT's attentive reflection). Steps to which "
+        "nothing is added are left out.",
+    ),
+    (
+        NEWEST_BLOCK,
+        "Weight of the new block",
+        "How much the shared attention gives to the block that the stage trains, on average over each step's batch. "
+        "The first block stands alone, at one. Near zero a block gets hardly any gradient, so its stage learns little.",
+    ),
+)
+
+
 def forgetting_panels(view: View) -> list[Panel]:
     """For each task its score over the generations, one curve a line."""
     return [_forgetting(view, task) for task in view.tasks]
@@ -68,7 +110,17 @@ def forgetting_panels(view: View) -> list[Panel]:
 
 def loss_panels(view: View) -> list[Panel]:
     """For each stage with a recorded curve its training loss, one curve for each line that trained it."""
-    panels = [_losses(view, stage) for stage in view.stages]
+    return _course_panels(view, LOSS)
+
+
+def course_groups(view: View) -> list[CourseGroup]:
+    """What else was recorded at each step, by what it is; nothing where no curve has it."""
+    groups = [CourseGroup(title, caption, _course_panels(view, course)) for course, title, caption in COURSES]
+    return [group for group in groups if group.panels]
+
+
+def _course_panels(view: View, course: Course) -> list[Panel]:
+    panels = [_course_panel(view, stage, course) for stage in view.stages]
     return [panel for panel in panels if panel is not None]
 
 
@@ -120,17 +172,17 @@ def _score_curve(line: Line, task: str, unit: Unit, x: Scale, y: Scale) -> Curve
     )
 
 
-def _losses(view: View, stage: str) -> Panel | None:
+def _course_panel(view: View, stage: str, course: Course) -> Panel | None:
     curves: list[tuple[Line, list[Point]]] = []
     for line, generations in view.own_generations:
         for generation in generations:
-            points = _loss_points(generation) if generation["stage_name"] == stage else []
+            points = _points(generation, course) if generation["stage_name"] == stage else []
             curves += [(line, points)] if points else []
     if not curves:
         return None
     smoothed = [(line, raw, smooth(raw)) for line, raw in curves]
     x_high = max(raw[-1][0] for _, raw in curves)
-    y_values = ticks(*_loss_domain([raw for _, raw in curves], [soft for *_, soft in smoothed]))
+    y_values = ticks(*_domain(course, [raw for _, raw in curves], [soft for *_, soft in smoothed]))
     x_values = [v for v in ticks(0, x_high) if v <= x_high]
     x, y = Scale(0, x_high or 1, LEFT, RIGHT), Scale(y_values[0], y_values[-1], BOTTOM, TOP)
     kind = next(
@@ -139,17 +191,21 @@ def _losses(view: View, stage: str) -> Panel | None:
     shared = _sharing(view, stage)
     return Panel(
         title=stage,
-        subtitle=f"{kind + ' · ' if kind else ''}training loss, nats per token",
+        subtitle=f"{kind + ' · ' if kind else ''}{course.unit}",
         colour=view.stage_colour(stage),
         x_ticks=[(x(v), short_count(v)) for v in x_values],
         y_ticks=[(y(v), _axis(v)) for v in y_values],
         x_label="step",
-        curves=_separate([_loss_curve(line, raw, soft, x, y, len(smoothed)) for line, raw, soft in reversed(smoothed)]),
+        curves=_separate(
+            [_course_curve(course, line, raw, soft, x, y, len(smoothed)) for line, raw, soft in reversed(smoothed)]
+        ),
         notes=[f"{', '.join(shared)}: no training of its own here"] if shared else [],
     )
 
 
-def _loss_curve(line: Line, raw: list[Point], soft: list[Point], x: Scale, y: Scale, shared_by: int) -> Curve:
+def _course_curve(
+    course: Course, line: Line, raw: list[Point], soft: list[Point], x: Scale, y: Scale, shared_by: int
+) -> Curve:
     last = soft[-1]
     return Curve(
         line=line,
@@ -159,13 +215,13 @@ def _loss_curve(line: Line, raw: list[Point], soft: list[Point], x: Scale, y: Sc
             Dot(
                 x(raw[-1][0]),
                 y(last[1]),
-                f"{line.name}: loss {raw[0][1]:.3f} at first, {raw[-1][1]:.3f} at last",
+                f"{line.name}: {course.name} {raw[0][1]:.4g} at first, {raw[-1][1]:.4g} at last",
             )
         ],
-        label=f"{last[1]:.2f}",
+        label=_label(last[1]),
         label_x=x(last[0]),
         label_y=y(last[1]),
-        title=f"{line.name}: smoothed loss {soft[0][1]:.3f} to {last[1]:.3f}",
+        title=f"{line.name}: smoothed {course.name} {soft[0][1]:.4g} to {last[1]:.4g}",
     )
 
 
@@ -176,25 +232,33 @@ def _sharing(view: View, stage: str) -> list[str]:
     return [line.name for line in through if (line.number, stage) not in own]
 
 
-def _loss_points(generation: dict[str, Any]) -> list[Point]:
-    """Steps and losses, of at most about KEPT_POINTS rows of the curve, the first and the last among them."""
+def _points(generation: dict[str, Any], course: Course) -> list[Point]:
+    """Steps and values, of at most about KEPT_POINTS rows of the curve, the first and the last among them."""
     curve = generation.get("curve") or []
     stride = math.ceil(len(curve) / KEPT_POINTS) or 1
     kept = [*curve[:-1:stride], *curve[-1:]]
-    points = [(finite(row.get("step")), finite(row.get("loss"))) for row in kept]
-    return [(step, loss) for step, loss in points if step is not None and loss is not None]
+    points = [(finite(row.get("step")), finite(row.get(course.column))) for row in kept]
+    return [(step, value) for step, value in points if step is not None and value is not None]
 
 
-def _loss_domain(raws: list[list[Point]], softs: list[list[Point]]) -> tuple[float, float]:
-    """From the lowest loss to the highest smoothed one; at most one raw loss in fifty is cut off above."""
-    losses = sorted(loss for raw in raws for _, loss in raw)
-    high = losses[min(len(losses) - 1, int(len(losses) * 0.98))]
-    return losses[0], max(high, *(loss for soft in softs for _, loss in soft), losses[0] + 1e-9)
+def _domain(course: Course, raws: list[list[Point]], softs: list[list[Point]]) -> tuple[float, float]:
+    """From the lowest value to the highest smoothed one; at most one raw value in fifty is cut off above."""
+    values = sorted(value for raw in raws for _, value in raw)
+    high = values[min(len(values) - 1, int(len(values) * 0.98))]
+    low = values[0] if course.low is None else min(course.low, values[0])
+    return low, course.high or max(high, *(value for soft in softs for _, value in soft), low + 1e-9)
 
 
 def _separate(curves: list[Curve]) -> list[Curve]:
     heights = spread([curve.label_y for curve in curves], LABEL_GAP, TOP, BOTTOM)
     return [Curve(**{**vars(curve), "label_y": round(h, 1)}) for curve, h in zip(curves, heights, strict=True)]
+
+
+def _label(value: float) -> str:
+    """The number at the end of a curve, short enough to stand beside the panel."""
+    if abs(value) >= 1000:
+        return short_count(value)
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def _axis(value: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from clray.report import figures, heatmap, instructions, lineage_tree, replay, summary, tables
+from clray.report import attention, figures, heatmap, instructions, lineage_tree, replay, summary, tables
 from clray.report.numbers import duration
 from clray.report.view import View
 
@@ -20,6 +20,7 @@ SECTIONS = (
     ("matrix", "Score matrix"),
     ("forgetting", "Forgetting"),
     ("loss", "Loss"),
+    ("attention", "Attention"),
     ("mixture", "Mixture"),
     ("replay", "Replay"),
     ("lineage", "Lineage"),
@@ -45,6 +46,7 @@ def write_report(outcome: dict[str, Any], path: str | Path) -> Path:
 def render(outcome: dict[str, Any]) -> str:
     """The page as HTML text."""
     view = View.of(outcome)
+    attentions = attention.attentions(view)
     environment = Environment(
         loader=FunctionLoader(_read),
         autoescape=True,
@@ -58,7 +60,7 @@ def render(outcome: dict[str, Any]) -> str:
         created=outcome.get("created", ""),
         seconds=duration(outcome.get("seconds") or None),
         style=Markup(_read("style.css")),
-        sections=SECTIONS,
+        sections=[section for section in SECTIONS if attentions or section[0] != "attention"],
         counts=(
             (len(view.stream.stages) - 1, "stage"),
             (len(view.tasks), "task"),
@@ -69,7 +71,9 @@ def render(outcome: dict[str, Any]) -> str:
         legends=heatmap.legends(view),
         forgetting=figures.forgetting_panels(view),
         losses=figures.loss_panels(view),
+        courses=figures.course_groups(view),
         frame=figures,
+        attentions=attentions,
         mixtures=tables.mixtures(view),
         quotas=replay.quotas(view),
         distances=replay.distances(view),

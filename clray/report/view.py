@@ -13,13 +13,17 @@ NUM_COLOURS = 16
 
 @dataclass(frozen=True)
 class Line:
-    """One run through the stages: the stream itself (number 0) or a control."""
+    """One run through the stages: the stream itself (number 0) or a control.
+
+    `selection` is what a shared attention selects in the last generation; None without one.
+    """
 
     number: int
     name: str
     matrix: dict[str, Any]
     metrics: dict[str, dict[str, Any]]
     generations: list[dict[str, Any]]
+    selection: dict[str, Any] | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -63,7 +67,10 @@ class View:
     def of(cls, outcome: dict[str, Any]) -> View:
         """The view of an outcome's JSON."""
         fields = ("name", "matrix", "metrics", "generations")
-        lines = [Line(number, *(line[f] for f in fields)) for number, line in enumerate(outcome["lines"])]
+        lines = [
+            Line(number, **{f: line[f] for f in fields}, selection=line.get("selection"))
+            for number, line in enumerate(outcome["lines"])
+        ]
         return cls(lines, outcome.get("experts") or {})
 
     @property

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -54,9 +55,14 @@ stages:
 
 @pytest.fixture(scope="module")
 def chain(three, alone, tmp_path_factory):
-    """Trains stages 0..last in a store of its own; returns (order, result, store) of the last, and its plan."""
+    """Trains stages 0..last in a store of its own; returns (order, result) of the last stage that it trained, and the
+    plan. What was asked before is not trained again; with `storage`, what is there is taken."""
+    known = {}
 
     def run(adapter, last=2, overrides=(), context=alone, storage=None):
+        asked = (adapter, last, tuple(overrides))
+        if storage is None and asked in known:
+            return known[asked]
         where = storage or tmp_path_factory.mktemp("chain")
         stream = loading.loads(loading.to_yaml(three), [f"method.adapter={adapter}", f"storage={where}", *overrides])
         plan = make_plan(stream)
@@ -77,7 +83,25 @@ def chain(three, alone, tmp_path_factory):
             result = train_stage(order, context)
             plan.store.commit(recording.generation(planned, prepared, result))
             made = order, result
+        if storage is None:
+            known[asked] = made, plan
         return made, plan
+
+    return run
+
+
+@pytest.fixture
+def last_stage(chain, tmp_path):
+    """Trains the third stage alone with overrides, on a copy of the first two generations."""
+
+    def run(adapter, overrides=(), **how):
+        if not (tmp_path / "store").exists():
+            _, plan = chain(adapter, last=1)
+            shutil.copytree(plan.store.root, tmp_path / "store")
+        for left in (tmp_path / "store" / "generations").iterdir():
+            if json.loads((left / "generation.json").read_text())["index"] == 3:
+                shutil.rmtree(left)
+        return chain(adapter, overrides=overrides, storage=tmp_path / "store", **how)
 
     return run
 
@@ -119,19 +143,19 @@ def test_generations_of_summed_blocks_load_merged_and_equal_their_sum(chain, alo
 
 
 @pytest.mark.parametrize("adapter", [OLORA, SAPT], ids=["olora", "sapt"])
-def test_zero_stages_train_the_same(chain, adapter):
+def test_zero_stages_train_the_same(chain, last_stage, adapter):
     (_, plain), reference = chain(adapter)
     assert any(point.get("extra_loss", 0) > 0 for point in plain.curve)
     for zero in (1, 2, 3):
-        (_, result), plan = chain(adapter, overrides=[f"compute.zero_stage={zero}"])
+        (_, result), plan = last_stage(adapter, [f"compute.zero_stage={zero}"])
         assert losses(result) == pytest.approx(losses(plain), rel=1e-4)
         for name, tensor in saved(reference, 2).tensors.items():
             assert torch.allclose(saved(plan, 2).tensors[name], tensor, atol=2e-3), (zero, name)
 
 
-def test_the_micro_batch_changes_no_extra_term(chain):
-    (_, whole), _ = chain(SAPT, overrides=["compute.micro_batch=8"])
-    (_, parts), _ = chain(SAPT, overrides=["compute.micro_batch=2"])
+def test_the_micro_batch_changes_no_extra_term(last_stage):
+    (_, whole), _ = last_stage(SAPT, ["compute.micro_batch=8"])
+    (_, parts), _ = last_stage(SAPT, ["compute.micro_batch=2"])
     assert [p["extra_loss"] for p in parts.curve] == pytest.approx([p["extra_loss"] for p in whole.curve], rel=1e-3)
     assert [p["newest_block_weight"] for p in parts.curve] == pytest.approx(
         [p["newest_block_weight"] for p in whole.curve], rel=1e-3
@@ -139,26 +163,25 @@ def test_the_micro_batch_changes_no_extra_term(chain):
 
 
 @pytest.mark.parametrize("zero", [0, 2, 3])
-def test_a_left_stage_goes_on_to_the_same_bits(chain, alone, tmp_path_factory, zero):
+def test_a_left_stage_goes_on_to_the_same_bits(last_stage, alone, zero):
     how = [f"compute.zero_stage={zero}"]
-    (_, whole), _ = chain(SAPT, overrides=how)
-    where = tmp_path_factory.mktemp("left")
-    chain(SAPT, last=1, overrides=how, storage=where)
+    (_, whole), _ = last_stage(SAPT, how)
     asked = []
     leaving = dataclasses.replace(alone, leave=lambda: asked.append(1) or len(asked) >= 2)
     with pytest.raises(StageLeft):
-        chain(SAPT, overrides=how, context=leaving, storage=where)
-    (_, again), _ = chain(SAPT, overrides=how, storage=where)
+        last_stage(SAPT, how, context=leaving)
+    (_, again), _ = last_stage(SAPT, how)
     assert losses(again) == losses(whole)
     assert again.files["weights/blocks.safetensors"] == whole.files["weights/blocks.safetensors"]
 
 
-def test_reflection_keeps_the_attention_of_earlier_tasks(chain):
+def test_reflection_keeps_the_attention_of_earlier_tasks(last_stage):
     """With reflection, earlier tasks' prompts stay nearer to their recorded attention than without."""
 
     def divergence(weight):
         adapter = SAPT.replace("reflection: {", f"reflection: {{weight: {weight}, warmup: 0.0, ")
-        (_, result), plan = chain(adapter, overrides=["stages.second.length={epochs: 8}"])
+        method = f"stages.second.method={{adapter: {adapter}}}"
+        (_, result), plan = last_stage(SAPT, [method, "stages.second.length={epochs: 4}"])
         model = load_model(plan.store, plan.lines[0].stages[2].key)
         memory = saved(plan, 2).memory[:2]
         return float(reflection(model.lora_blocks.attention, memory, [torch.arange(20)] * 2)), result
