@@ -62,11 +62,7 @@ class Reflection(Strict):
 
     weight: float = Field(0.5, ge=0, description="weight of the mean KL divergence beside the mean loss; 0: none")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the stage's steps over which the weight rises")
-    source: Literal["rows", "pseudo", "none"] = Field(
-        "rows",
-        description="inputs of earlier tasks: their own prompts as pooled vectors, or prompts that a generator wrote",
-    )
-    prompts: int = Field(64, ge=1, description="prompts kept of each task, as pooled vectors")
+    prompts: int = Field(64, ge=1, description="prompts of each task's own rows that are remembered, as pooled vectors")
     batch: int = Field(16, ge=1, description="of these, how many of each earlier task are looked at in one step")
 
 
