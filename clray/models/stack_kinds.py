@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from clray.spec.adapter import STACKS
+
 
 def is_stack(adapter: dict[str, Any] | None) -> bool:
     """Whether an adapter is made of blocks, one a stage."""
-    return adapter is not None and adapter["kind"] in ("lora_stack", "olora", "sapt")
+    return adapter is not None and adapter["kind"] in STACKS
 
 
 def goes_on(parent: dict[str, Any] | None, adapter: dict[str, Any]) -> bool:
