@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,7 +88,8 @@ def plan(stream: StreamFile, overrides: Overrides = None, as_json: Json = False)
     """Show what a stream comes to: stages, tokens, steps, cost, cached or to build. Trains nothing."""
     import clray
 
-    summary = clray.plan(_load(stream, overrides))
+    with _quiet_stdout(as_json):
+        summary = clray.plan(_load(stream, overrides))
     _print_json(summary.to_dict()) if as_json else summary.show()
 
 
@@ -95,7 +99,7 @@ def run(stream: StreamFile, overrides: Overrides = None, as_json: Json = False, 
     from clray.conductor import run as conduct
     from clray.console import Live, show_outcome
 
-    with Live() as live:
+    with _quiet_stdout(as_json), Live() as live:
         outcome = conduct(_load(stream, overrides), live, wait)
     if as_json:
         _print_json(outcome.to_dict())
@@ -123,7 +127,7 @@ def evaluate(stream: StreamFile, overrides: Overrides = None, as_json: Json = Fa
     from clray.conductor import evaluate as measure
     from clray.console import Live, show_outcome
 
-    with Live() as live:
+    with _quiet_stdout(as_json), Live() as live:
         outcome = measure(_load(stream, overrides), live)
     _print_json(outcome.to_dict()) if as_json else show_outcome(outcome)
 
@@ -228,6 +232,23 @@ def _load(path: Path, overrides: list[str] | None) -> Any:
     from clray.spec.loading import load
 
     return load(path, overrides or ())
+
+
+@contextmanager
+def _quiet_stdout(wanted: bool) -> Iterator[None]:
+    """Sends to standard error what Ray and others print on standard output, so that --json prints JSON alone."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(out, 1)
+        os.close(out)
 
 
 def _print_json(value: Any) -> None:

@@ -177,3 +177,18 @@ def test_model_code_does_not_run_unless_allowed(stream, capsys, tiny_model, tmp_
     code, _, said = run(capsys, "plan", stream, f"model.base={sly}")
     assert code == 2 and "trust_remote_code" in said
     assert not (tmp_path / "ran").exists()
+
+
+def test_json_comes_alone_whatever_else_is_printed(capfd):
+    """Ray and C libraries print on standard output now and then; a program that reads --json must not see it."""
+    import os
+
+    from clray.cli import _print_json, _quiet_stdout
+
+    with _quiet_stdout(True):
+        print("from Python")
+        os.write(1, b"from C\n")
+    _print_json({"a": 1})
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"a": 1}
+    assert "from Python" in err and "from C" in err
