@@ -18,9 +18,9 @@ METRICS = ("cosine", "euclidean", "sqeuclidean")
 SOLVERS = ("exact", "sinkhorn", "sliced", "sampled")
 
 EXACT_CELLS = 3_000 * 3_000
-"""Largest cost matrix that `auto` solves exactly: about 3 s and 0.3 GB a pair on one core (BENCHMARKS.md)."""
+"""Largest cost matrix that `auto` solves exactly: about 3 s and 0.5 GB a pair on one core (BENCHMARKS.md)."""
 SINKHORN_CELLS = 4_000 * 4_000
-"""Largest one that it gives to Sinkhorn: about 5 s and 0.4 GB a pair."""
+"""Largest one that it gives to Sinkhorn: about 4 s and 0.4 GB a pair."""
 SAMPLE = 2_000
 """Instructions of each set that `sampled` keeps."""
 PROJECTIONS = 512
@@ -48,7 +48,7 @@ def choose(sizes: Sequence[int], solver: str = "auto") -> tuple[str, str]:
     Values of two solvers are not comparable (sliced ones lie far lower), so whoever compares pairs asks once,
     with the sizes of all sets, and hands the answer to every `distance`. `auto` goes by the two largest sets:
     exact, then debiased Sinkhorn, then an exact plan between samples. Not `sliced`: in hundreds of dimensions it
-    sees little but the difference of the means, and its shares are ten times further off than those of samples.
+    sees little but the difference of the means, and its shares are many times further off than those of samples.
     """
     if not sizes or min(sizes) < 1:
         raise ValueError(f"every set needs at least one instruction; found sizes {list(sizes)}")
@@ -241,16 +241,18 @@ def _sliced(x: Array, a: Array, y: Array, b: Array, metric: str, seed: int) -> f
 def _divergence(x: Array, a: Array, y: Array, b: Array, metric: str) -> float:
     """OT(a, b) - (OT(a, a) + OT(b, b)) / 2 with the entropy term of the pair."""
     cost = _cost(x, y, metric)
-    steps = tuple(slice(None, None, max(1, size // 1_000)) for size in cost.shape)
-    some = cost[steps]
-    most = float(cost.max())
-    usual = float(np.median(some[some > 0])) if some.any() else most
-    reg = max(REGULARISATION * usual, 1e-4 * most)  # less drowns in rounding, and takes for ever
+    reg = max(REGULARISATION * _usual(cost), 1e-4 * float(cost.max()))  # less drowns in rounding, and takes for ever
     if reg == 0:  # one point in both sets
         return 0.0
     value = _entropic(cost, a, b, reg)
     del cost
     return value - sum(_entropic_self(_cost(z, z, metric), weights, reg) for z, weights in ((x, a), (y, b))) / 2
+
+
+def _usual(cost: Array) -> float:
+    """Median of the costs above 0, of a million at most."""
+    some = cost[tuple(slice(None, None, max(1, size // 1_000)) for size in cost.shape)]
+    return float(np.median(some[some > 0])) if some.any() else float(cost.max())
 
 
 def _entropic(cost: Array, a: Array, b: Array, reg: float) -> float:
@@ -267,7 +269,9 @@ def _entropic(cost: Array, a: Array, b: Array, reg: float) -> float:
 def _entropic_self(cost: Array, a: Array, reg: float) -> float:
     """The same for one set with itself: one potential, and the averaged step of Feydy et al., quick at any level."""
     kernel, f = np.empty_like(cost), -reg * np.log(a) / 2
-    np.exp(np.divide(np.subtract(f[:, None], cost, out=kernel) + f, reg, out=kernel), out=kernel)
+    np.subtract(f[:, None], cost, out=kernel)
+    np.add(kernel, f, out=kernel)
+    np.exp(np.divide(kernel, reg, out=kernel), out=kernel)
     u = np.zeros_like(f)
     for _ in range(MOST_ROUNDS):
         rows = np.log(kernel @ (np.exp(u) * a))
