@@ -6,6 +6,7 @@ stays between stages and takes its orders from a desk; it goes home when its dev
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ from clray.train.order import Progress, StageLeft, StageOrder, StageResult
 
 POLL_SECONDS = 0.1
 COUNT_SECONDS = 5.0
+GONE_SECONDS = 10.0
 
 
 class TrainingGroup:
@@ -50,6 +52,7 @@ class TrainingGroup:
         self._desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote()
         self._thread = threading.Thread(target=self._fit, name="clray-training-group", daemon=True)
         self._thread.start()
+        atexit.register(_let_go, self._thread)
 
     def train(self, order: StageOrder, watch: Callable[[Progress], None], say: Callable[[str], None]) -> StageResult:
         """Result of training the stage; `watch` is told of progress, `say` of what a person should read.
@@ -154,6 +157,16 @@ class TrainingGroup:
             trainer.fit()
         except BaseException as error:
             self._failure = error
+
+
+def _let_go(thread: threading.Thread) -> None:
+    """Ends a thread that still waits inside Ray, when the process ends: Ray lets it go while the interpreter is taken
+    down around it, and the exit code would be that of a segmentation fault."""
+    if thread.is_alive():
+        import ray
+
+        ray.shutdown()
+        thread.join(GONE_SECONDS)
 
 
 def _threads(compute: Compute) -> int:
