@@ -12,14 +12,14 @@ from clray.lineage import lease
 from clray.lineage.generation import Generation
 from clray.outcome import Outcome, expert_scores, line_outcome
 from clray.planner import Line, Plan, PlannedStage, check_space, make_plan, now
-from clray.preparation import prepare_stage
+from clray.preparation import order_of, prepare_stage
 from clray.recording import Recorder
 from clray.session import Session
 from clray.spec.recipe import describe
 from clray.spec.stream import Stream
 from clray.summary import arithmetic
 from clray.train import checkpoint
-from clray.train.order import Progress, StageOrder
+from clray.train.order import Progress
 
 
 class Watcher(Protocol):
@@ -128,20 +128,12 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
         prepared = prepare_stage(planned, plan.store, line)
         for sentence in (arithmetic(line, prepared), *prepared.notes):
             watch.say(sentence)
-    model = line.stream.model
+    if planned.pseudo and plan.store.read_json(planned.pseudo.path) is None:
+        session.make_room_for_scoring()
+        session.pool.imagine(planned.pseudo, plan.store, most=prepared.mixture.own.rows)
     session.make_room_for_training()
     result = session.group.train(
-        StageOrder(
-            storage=plan.store.root,
-            key=planned.key,
-            parent=planned.parent,
-            mixture=prepared.mixture.digest,
-            recipe=planned.recipe.resolved,
-            seed=planned.seed,
-            compute=line.stream.compute.model_dump(mode="json"),
-            attention=model.attention,
-            trust_remote_code=model.trust_remote_code,
-        ),
+        order_of(prepared, line, plan.store),
         lambda progress: watch.training(line.name, planned.stage.name, progress),
         lambda text: watch.say(f"{line.name} · {planned.stage.name}: {text}"),
     )

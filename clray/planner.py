@@ -7,11 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from clray import cost
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
+from clray.evaluation.pseudo import PseudoSpec
 from clray.evaluation.tasks import TaskSpec
 from clray.instructions import kept
 from clray.lineage.generation import Generation
@@ -20,14 +21,17 @@ from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
 from clray.ray_session import quiet
 from clray.spec import loading
-from clray.spec.recipe import Recipe, resolve
+from clray.spec.recipe import Recipe, generator_recipe, resolve
 from clray.spec.replay import NoReplay
 from clray.spec.stream import Stage, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """One stage of a line: the key of the generation it makes, and all that the key is made of."""
+    """One stage of a line: the key of the generation it makes, and all that the key is made of.
+
+    `generator` is the stage, trained alone, that writes the `pseudo` samples of this one, where it wants any.
+    """
 
     stage: Stage
     index: int
@@ -39,17 +43,20 @@ class PlannedStage:
     own: records.RecordSpec
     past: tuple[tuple[str, records.RecordSpec], ...]
     seed: int
+    generator: PlannedStage | None = None
+    pseudo: PseudoSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The stream itself, one of its controls, or the single-task `expert` of one stage: a chain of planned stages."""
+    """A chain of planned stages: the stream itself or one of its controls, the single-task expert of one stage, or
+    the generator of one stage's pseudo-samples, which nothing is measured on."""
 
     name: str
     stream: Stream
     base: Base
     stages: tuple[PlannedStage, ...]
-    expert: bool = False
+    role: Literal["chain", "expert", "generator"] = "chain"
 
     @property
     def keys(self) -> list[str]:
@@ -58,7 +65,7 @@ class Line:
 
     def learned_at(self, task: str) -> int | None:
         """Row of the generation that teaches the task; None for a probe."""
-        if not self.expert:
+        if self.role == "chain":
             return self.stream.learned_at(task)
         stage = self.stages[0].stage
         return 1 if task in (stage.teaches or (stage.name,)) else None
@@ -66,8 +73,8 @@ class Line:
     def measures(self, task: str, index: int) -> bool:
         """Whether generation `index` of the line is measured on the task (see Evaluation.every and window)."""
         learned, evaluation = self.learned_at(task), self.stream.evaluation
-        if self.expert:
-            return learned == index
+        if self.role != "chain":
+            return self.role == "expert" and learned == index
         if index in (0, len(self.stages)) or index % evaluation.every == 0:
             return True
         return learned is not None and index - evaluation.window < learned <= index
@@ -75,18 +82,19 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All lines of a stream and the tasks they are measured on; `experts` are lines of one stage each."""
+    """All lines of a stream and the tasks they are measured on; `experts` and `generators` are lines of one stage."""
 
     stream: Stream
     store: Store
     lines: tuple[Line, ...]
     experts: tuple[Line, ...]
+    generators: tuple[Line, ...]
     tasks: tuple[TaskSpec, ...]
 
     @property
     def chains(self) -> tuple[Line, ...]:
-        """Everything that is trained: lines, then experts."""
-        return (*self.lines, *self.experts)
+        """Everything that is trained: generators, which lines need, then lines, then experts."""
+        return (*self.generators, *self.lines, *self.experts)
 
     @cached_property
     def missing(self) -> list[PlannedStage]:
@@ -129,6 +137,7 @@ def make_plan(stream: Stream) -> Plan:
         store=store,
         lines=tuple(lines),
         experts=experts,
+        generators=plan_generators((*lines, *experts)),
         tasks=tuple(_task(stream, number, base, store) for number in range(len(stream.tasks))),
     )
 
@@ -162,6 +171,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
                 own=own,
                 past=past,
                 seed=stream.seed,
+                **_imitation(stage, recipe, own, base, stream.seed),
             )
         )
         parent, parent_stage = key, recipe.resolved
@@ -186,9 +196,60 @@ def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
             past=(),
         )
         experts.append(
-            Line(name=f"{planned.stage.name} alone", stream=line.stream, base=line.base, stages=(stage,), expert=True)
+            Line(name=f"{planned.stage.name} alone", stream=line.stream, base=line.base, stages=(stage,), role="expert")
         )
     return tuple(experts)
+
+
+def plan_generators(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """A line for each generator of pseudo-samples that a stage of `lines` wants, each once."""
+    wanted = {stage.generator.key: (line, stage) for line in lines for stage in line.stages if stage.generator}
+    return tuple(
+        Line(
+            name=f"generator of {stage.stage.name}",
+            stream=line.stream,
+            base=line.base,
+            stages=(stage.generator,),
+            role="generator",
+        )
+        for line, stage in wanted.values()
+        if stage.generator
+    )
+
+
+def _imitation(stage: Stage, recipe: Recipe, own: records.RecordSpec, base: Base, seed: int) -> dict[str, Any]:
+    """Generator and pseudo-samples of the stage, as fields of PlannedStage; none where it wants none."""
+    imitating = generator_recipe(recipe)
+    if imitating is None:
+        return {}
+    reflection = recipe.resolved["adapter"]["reflection"]
+    inputs = replace(own, kind="generator")
+    root = base.generation.key
+    generator = PlannedStage(
+        stage=stage.model_copy(update={"name": f"{stage.name}.generator", "kind": "generator"}),
+        index=1,
+        parent=root,
+        key=generation_key(root, imitating.resolved, [inputs.digest], [], seed),
+        recipe=imitating,
+        parent_stage={},
+        replay=imitating.resolved["replay"],
+        own=inputs,
+        past=(),
+        seed=seed,
+    )
+    pseudo = PseudoSpec(
+        generator=generator.key,
+        count=reflection["prompts"],
+        tokenizer=own.tokenizer,
+        tokenizer_digest=own.tokenizer_digest,
+        form=own.form,
+        limit=own.limit,
+        precision=recipe.resolved["precision"],
+        top_k=reflection["generator"]["top_k"],
+        repetition_penalty=reflection["generator"]["repetition_penalty"],
+        seed=seed,
+    )
+    return {"generator": generator, "pseudo": pseudo}
 
 
 def _replay(stage: Stage, earlier: Sequence[Stage], recipe: Recipe, store: Store) -> dict[str, Any]:

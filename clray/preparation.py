@@ -13,6 +13,7 @@ from clray.lineage.store import Store
 from clray.planner import Line, PlannedStage
 from clray.replay.draw import Draw, Index, draw
 from clray.replay.inscl import Evidence
+from clray.train.order import StageOrder
 
 NEAR_EQUAL = 1.1
 
@@ -63,6 +64,23 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         cost=_cost(planned, packed, batches, line, store),
         notes=_notes(provisional, evidence, draws),
         provisional=provisional,
+    )
+
+
+def order_of(prepared: PreparedStage, line: Line, store: Store) -> StageOrder:
+    """What the training group is told of the stage."""
+    planned, model = prepared.planned, line.stream.model
+    return StageOrder(
+        storage=store.root,
+        key=planned.key,
+        parent=planned.parent,
+        mixture=prepared.mixture.digest,
+        recipe=planned.recipe.resolved,
+        seed=planned.seed,
+        compute=line.stream.compute.model_dump(mode="json"),
+        attention=model.attention,
+        trust_remote_code=model.trust_remote_code,
+        pseudo=planned.pseudo.path if planned.pseudo else "",
     )
 
 

@@ -46,6 +46,7 @@ def generation(planned: PlannedStage, prepared: PreparedStage, result: StageResu
             "seed": planned.seed,
             "replay": planned.recipe.resolved["replay"],
             "draws": [draw.receipt() for draw in prepared.draws],
+            **({"pseudo": planned.pseudo.receipt()} if planned.pseudo else {}),
         },
         training={
             **result.training,

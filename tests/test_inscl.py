@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from watchers import Quiet
 
 from clray import conductor
 from clray.errors import SpecError
@@ -18,22 +19,6 @@ ASKS = {
     "count": ["Count the words of the text.", "How many words are there?", "Give the number of words."],
 }
 ANSWERS = {"first": lambda t: t.split()[0], "last": lambda t: t.split()[-1], "count": lambda t: str(len(t.split()))}
-
-
-class Quiet:
-    """A watcher that only remembers what was said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def training(self, *_):
-        pass
-
-    def measuring(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")

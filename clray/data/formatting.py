@@ -49,6 +49,25 @@ def instruction_text(record: dict[str, Any]) -> str:
     return str(record.get("instruction") or turns.get("system") or turns.get("user") or "").strip()
 
 
+def question(record: dict[str, Any]) -> tuple[str, str]:
+    """Instruction and input of an instruction record; in a chat, its last user turn is the input, unless it is what
+    asks."""
+    asked = instruction_text(record)
+    turns = [m["content"].strip() for m in record.get("messages", []) if m["role"] == "user"]
+    given = str(record.get("input") or "") if "messages" not in record else turns[-1] if turns else ""
+    return asked, "" if given == asked else given
+
+
+def encode_question(tokenizer: Any, record: dict[str, Any], limit: int) -> Encoded:
+    """Instruction and input, each ended by the end-of-sequence token, cut to `limit` tokens: what a generator of
+    pseudo-samples learns to write. All but the start token are targets."""
+    ids = [start_token(tokenizer)]
+    for part in question(record):
+        ids += [*text_ids(tokenizer, part), tokenizer.eos_token_id]
+    ids = ids[:limit]
+    return Encoded(ids, [False] + [True] * (len(ids) - 1))
+
+
 def encode_prompt(tokenizer: Any, record: dict[str, Any], form: Format) -> list[int]:
     """Token ids of everything before the answer."""
     if form.prompt == "chat" or "messages" in record:

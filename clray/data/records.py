@@ -37,8 +37,9 @@ class RecordSpec:
 
     @property
     def digest(self) -> str:
-        """Address of the record set. Only instructions depend on the format and the sequence length."""
-        shape = [self.form.model_dump(mode="json"), self.limit] if self.kind == "instruct" else []
+        """Address of the record set. Plain text depends on neither format nor sequence length."""
+        shapes = {"instruct": [self.form.model_dump(mode="json"), self.limit], "generator": [self.limit]}
+        shape = shapes.get(self.kind, [])
         return digest([VERSION, self.kind, [s.digest for s in self.sources], self.tokenizer_digest, shape])
 
     @property
@@ -207,12 +208,18 @@ def _encode_batch(batch: pa.Table, spec: RecordSpec, store: Store) -> pa.Table:
     for text, place in zip(batch["record"].to_pylist(), batch["place"].to_pylist(), strict=True):
         record = json.loads(text)
         instructions.append(formatting.instruction_text(record))
-        if spec.kind == "pretrain":
-            rows.append(formatting.encode_document(encoder, record["text"]))
-        else:
-            encoded = formatting.encode_example(encoder, _single(record), spec.form, spec.limit, place)
-            rows.append(encoded or formatting.Encoded([], []))
+        rows.append(_encode(encoder, record, spec, place) or formatting.Encoded([], []))
     return _record_table(rows, instructions, spec.num_parts)
+
+
+def _encode(encoder: Any, record: dict[str, Any], spec: RecordSpec, place: str) -> formatting.Encoded | None:
+    match spec.kind:
+        case "pretrain":
+            return formatting.encode_document(encoder, record["text"])
+        case "generator":
+            return formatting.encode_question(encoder, record, spec.limit)
+        case _:
+            return formatting.encode_example(encoder, _single(record), spec.form, spec.limit, place)
 
 
 def _single(record: dict[str, Any]) -> dict[str, Any]:

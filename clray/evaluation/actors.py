@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clray.evaluation.outcomes import aggregate
+from clray.evaluation.pseudo import AT_ONCE, PseudoSpec, Sample, record, write_samples
 from clray.evaluation.selection import selection
 from clray.evaluation.tasks import TaskSpec
 from clray.lineage.store import Store
@@ -57,6 +58,13 @@ class Scorer:
                     batch_tokens=budget,
                     pad_id=pad,
                 )
+
+    def imagine(self, spec: PseudoSpec, chunk: int) -> list[Sample]:
+        """Pseudo-samples of chunk number `chunk`."""
+        from clray.data.records import tokenizer_here
+
+        model = self._load(spec.generator, spec.precision)
+        return write_samples(model, tokenizer_here(spec.tokenizer, spec.tokenizer_digest, self._store), spec, chunk)
 
     def _load(self, key: str, precision: str) -> Any:
         from clray.models.loading import load_model
@@ -114,6 +122,27 @@ class ScoringPool:
                     _keep(store, key, task, results.pop(task.digest))
         except ray.exceptions.RayError as error:
             raise find_user_error(error) or error from None
+
+    def imagine(self, spec: PseudoSpec, store: Store, most: int) -> None:
+        """Has the generator write the pseudo-samples, in at most `most` tries, and keeps them in the store.
+
+        The first that came out well are taken, chunk by chunk, so that the number of actors decides nothing.
+        """
+        import ray
+
+        from clray.data.records import tokenizer
+
+        samples: list[Sample] = []
+        chunks = 0
+        while len(samples) < spec.count and chunks * AT_ONCE < most:
+            round_size = min(len(self._actors), -(-(spec.count - len(samples)) // AT_ONCE))
+            asked = [actor.imagine.remote(spec, chunks + i) for i, actor in enumerate(self._actors[:round_size])]
+            try:
+                samples += [sample for some in ray.get(asked) for sample in some]
+            except ray.exceptions.RayError as error:
+                raise find_user_error(error) or error from None
+            chunks += round_size
+        store.write_json(spec.path, record(spec, samples, chunks * AT_ONCE, tokenizer(spec.tokenizer)))
 
     def release(self) -> None:
         """Ends the actors and gives their CPUs and devices back."""

@@ -37,7 +37,7 @@ def generate_answers(
     none.
     """
     room = _room(examples, max_new_tokens, max_positions(model))
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
     written: list[list[int]] = [[] for _ in examples]
     weights: list[list[float] | None] = [None] * len(examples)
     for limit, group in room.items():
@@ -46,7 +46,7 @@ def generate_answers(
         with scoring(model), generating_under(model, settings):
             for batch in batches_by_length(sizes, batch_tokens):
                 chosen = [group[k] for k in batch]
-                answers, selected = _write(model, [examples[i].prompt_ids for i in chosen], settings)
+                answers, selected = write(model, [examples[i].prompt_ids for i in chosen], settings)
                 for i, tokens, weight in zip(chosen, answers, selected, strict=True):
                     written[i], weights[i] = tokens, weight
     return [_result(tokenizer, *item, ends) for item in zip(examples, written, weights, strict=True)]
@@ -83,7 +83,7 @@ def _room(examples: Sequence[GenerateExample], wanted: int, positions: int | Non
     return groups
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """All tokens that end an answer: the tokenizer's, and the model's own (chat models have several)."""
     own = model.generation_config.eos_token_id
     several = own if isinstance(own, list) else [own]
@@ -97,7 +97,7 @@ def _greedy_settings(tokenizer: Any, ends: list[int], limit: int) -> GenerationC
     return GenerationConfig.from_dict({**values, **tokens})
 
 
-def _write(
+def write(
     model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig
 ) -> tuple[list[list[int]], list[list[float]] | list[None]]:
     """The new tokens of each prompt, with the padding behind shorter answers, and the weights of its blocks."""

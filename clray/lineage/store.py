@@ -4,6 +4,7 @@
     mixtures/<digest>/    packed shards                  manifest.json committed last
     generations/<key>/    weights/ and generation.json   generation.json committed last
     scores/<key>/         one JSON file a task           each written whole
+    pseudo/               samples of a generator         each written whole
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
     leases/               who builds a generation right now, see lineage/lease.py
 

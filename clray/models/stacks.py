@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from clray.errors import ModelError
 from clray.lineage.generation import Generation
-from clray.models.attention import initialise_key
 from clray.models.blocks import BlockShape, attach, block_tensors, merged
 from clray.models.stack_kinds import goes_on
 
@@ -88,11 +87,6 @@ def add_block(model: Any, stack: Stack | None, adapter: dict[str, Any]) -> Any:
     )
     model.lora_blocks.memory = stack.memory if stack else []
     return model
-
-
-def begin_key(model: Any, pooled_Nd: torch.Tensor) -> None:
-    """Puts the new block's key at the mean query of its task's prompts."""
-    initialise_key(model.lora_blocks.attention, pooled_Nd)
 
 
 def save(model: Any, folder: Path, gathered: dict[str, torch.Tensor] | None, table: str, new: Memory) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from clray.spec.length import Length
 from clray.spec.strict import Strict
 
 
@@ -57,13 +58,45 @@ class OLoraAdapter(Stack):
     weight: float = Field(0.5, ge=0, description="weight of the penalty beside the mean loss (lambda_1)")
 
 
+class Generator(LowRank):
+    """A LoRA on the base model for each task, trained alone to write the task's inputs (SAPT, pseudo-samples).
+
+    Beside the paper's: what it writes are instruction and input, each ended by the end-of-sequence token, where there
+    three added tokens mark them, and no answer, which is not used there either.
+    """
+
+    rank: int = Field(8, ge=1, description="rank r of the low-rank update")
+    alpha: float = Field(32.0, gt=0, description="scale: the update is multiplied by alpha / rank")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the adapter's input")
+    length: Length = Length(steps=5000)
+    learning_rate: float = Field(1e-3, gt=0, description="constant learning rate")
+    batch: int = Field(16, ge=1, description="packed sequences in one optimiser step")
+    top_k: int = Field(20, ge=1, description="tokens that a sample's next token is drawn from")
+    repetition_penalty: float = Field(
+        1.0, ge=1, description="2.5 in the paper; small vocabularies need tokens again, so 1 (none) here"
+    )
+
+
 class Reflection(Strict):
     """Attentive reflection: earlier tasks' inputs keep the attention that they had (SAPT, section 3.3)."""
 
+    source: Literal["rows", "pseudo"] = Field(
+        "rows", description="remembered prompts are of the task's own rows, or written by a generator trained on them"
+    )
+    generator: Generator | None = Field(None, description="how pseudo-samples are written, where they are wanted")
     weight: float = Field(0.5, ge=0, description="weight of the mean KL divergence beside the mean loss; 0: none")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the stage's steps over which the weight rises")
-    prompts: int = Field(64, ge=1, description="prompts of each task's own rows that are remembered, as pooled vectors")
+    prompts: int = Field(64, ge=1, description="prompts of each task that are remembered, as pooled vectors")
     batch: int = Field(16, ge=1, description="of these, how many of each earlier task are looked at in one step")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _generator_fits(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("source") == "pseudo":
+            return {"generator": {}, **value}
+        if isinstance(value, dict) and value.get("generator") is not None:
+            raise ValueError("a generator writes pseudo-samples; give source: pseudo as well, or leave it out")
+        return value
 
 
 class SaptAdapter(Stack):

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from clray.spec.method import Batch, Method, Optimiser
+from clray.spec.adapter import LoraAdapter
+from clray.spec.method import Batch, Method, Optimiser, Schedule
 from clray.spec.replay import NoReplay
 from clray.spec.stream import Stage, Stream
 
@@ -58,6 +59,25 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
         },
         inheritance=origins,
     )
+
+
+def generator_recipe(recipe: Recipe) -> Recipe | None:
+    """The recipe of the generator that writes the stage's pseudo-samples (SAPT); None where it wants none."""
+    wanted = recipe.resolved["adapter"].get("reflection", {}).get("generator")
+    if wanted is None:
+        return None
+    adapter = LoraAdapter(**{name: wanted[name] for name in ("rank", "alpha", "dropout", "targets")})
+    method = Method(adapter=adapter, schedule=Schedule(kind="constant", warmup=0.0))
+    resolved = {
+        "kind": "generator",
+        "length": wanted["length"],
+        "sequence_length": recipe.resolved["sequence_length"],
+        "batch": wanted["batch"],
+        "optimiser": Optimiser(learning_rate=wanted["learning_rate"]).model_dump(mode="json"),
+        "precision": recipe.resolved["precision"],
+        **method.model_dump(mode="json", exclude_none=True),
+    }
+    return Recipe(resolved=resolved, inheritance={})
 
 
 def _batch(stage: Stage, stream: Stream, parent: dict[str, Any], length: int, origins: dict[str, Origin]) -> int:

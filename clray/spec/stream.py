@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from clray.spec.length import Length
 from clray.spec.method import Batch, Method, Optimiser
 from clray.spec.strict import Strict
 
@@ -161,20 +162,6 @@ class Source(Strict):
 def _sources(value: Any) -> Any:
     items = value if isinstance(value, list | tuple) else [value]
     return tuple({"source": item} if isinstance(item, str) else item for item in items)
-
-
-class Length(Strict):
-    """How long a stage trains: exactly one of tokens, steps or epochs."""
-
-    epochs: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, ge=1)
-    tokens: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Length:
-        if sum(value is not None for value in (self.epochs, self.steps, self.tokens)) != 1:
-            raise ValueError("give exactly one of 'epochs', 'steps' and 'tokens'")
-        return self
 
 
 class Stage(Strict):

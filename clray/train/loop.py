@@ -13,8 +13,8 @@ from clray.data.batches import BatchPlan, PackedShards, plan_batches
 from clray.data.manifest import Manifest
 from clray.lineage.store import Store
 from clray.models import stacks
+from clray.models.attention import initialise_key
 from clray.models.loading import load_tokenizer, require, tokenizer_digest, trainable_model
-from clray.models.stack_kinds import is_stack
 from clray.train import engine as engines
 from clray.train import remember
 from clray.train.context import Context
@@ -42,16 +42,19 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
         store, parent, order.recipe["adapter"], order.recipe["precision"], order.attention, order.trust_remote_code
     )
     adapter = order.recipe["adapter"]
-    table = stacks.table_digest(model) if is_stack(adapter) else ""
+    table = stacks.table_digest(model) if adapter["kind"] == "sapt" else ""
     if adapter["kind"] == "sapt" and adapter["key_init"] == "mean_query":
-        stacks.begin_key(model, remember.pooled(model, shards, plan, remember.MEAN_OF, torch.device("cpu")))
+        prompts = remember.first_prompts(shards, plan, remember.MEAN_OF)
+        initialise_key(model.lora_blocks.attention, remember.pooled(model, prompts, torch.device("cpu")))
     saver.before_engine(model)
     engine = engines.build_engine(model, order, context.world)
     run = saver.after_engine(engine)
     _steps(engine, shards, plan, order, context, run, saver)
     memory: stacks.Memory = []
     if adapter["kind"] == "sapt":
-        memory = remember.record(model, shards, plan, adapter["reflection"]["prompts"], context.device)
+        own = remember.first_prompts(shards, plan, adapter["reflection"]["prompts"])
+        kept = remember.pseudo_prompts(store, order.pseudo) if order.pseudo else own
+        memory = remember.record(model, own, kept, context.device)
     files = _write(engine, store, order, context, below, memory, table)
     engine.destroy()
     return StageResult(

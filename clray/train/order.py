@@ -12,7 +12,7 @@ class StageOrder:
 
     `key` names the generation to be made, `parent` the one to start from, `mixture` the digest of the packed
     shards. `recipe` is the resolved stage, which alone with seed, parent and mixture decides the result;
-    `compute` says how it is carried out.
+    `compute` says how it is carried out. `pseudo` is the store's file of the task's pseudo-samples, "" without any.
     """
 
     storage: str
@@ -24,6 +24,7 @@ class StageOrder:
     compute: dict[str, Any]
     attention: str = "auto"
     trust_remote_code: bool = False
+    pseudo: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from clray.data.batches import BatchPlan, PackedShards
+from clray.lineage.store import Store
 from clray.models.attention import pooled_prompts
 from clray.train.objective import before_first_target
 
@@ -34,10 +36,19 @@ def own_prompts(shards: PackedShards, plan: BatchPlan) -> Iterator[np.ndarray]:
                 start = stop
 
 
+def first_prompts(shards: PackedShards, plan: BatchPlan, count: int) -> list[np.ndarray]:
+    """The first `count` of the stage's own prompts."""
+    return list(itertools.islice(own_prompts(shards, plan), count))
+
+
+def pseudo_prompts(store: Store, path: str) -> list[np.ndarray]:
+    """The prompts that a generator wrote for the task."""
+    return [np.asarray(prompt, dtype=np.int64) for prompt in store.read_json(path)["prompts"]]
+
+
 @torch.no_grad()
-def pooled(model: Any, shards: PackedShards, plan: BatchPlan, count: int, device: torch.device) -> torch.Tensor:
-    """Pooled embeddings (n, d) of the first `count` prompts, in fp32 on the CPU. Every rank must call it (ZeRO-3)."""
-    prompts = [prompt for prompt, _ in zip(own_prompts(shards, plan), range(count), strict=False)]
+def pooled(model: Any, prompts: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    """Pooled embeddings (n, d) of the prompts, in fp32 on the CPU. Every rank must call it (ZeRO-3)."""
     table, parts = model.get_input_embeddings(), []
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         some = prompts[start : start + PROMPTS_AT_ONCE]
@@ -52,12 +63,12 @@ def pooled(model: Any, shards: PackedShards, plan: BatchPlan, count: int, device
 
 @torch.no_grad()
 def record(
-    model: Any, shards: PackedShards, plan: BatchPlan, count: int, device: torch.device
+    model: Any, own: Sequence[np.ndarray], kept: Sequence[np.ndarray], device: torch.device
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The new task's entry of the memory: pooled prompts (n, d), and their mean attention (T) at the end of training.
+    """The new task's entry of the memory: pooled prompts (n, d) of `kept`, and the mean attention (T) of its `own` at
+    the end of training.
 
     The paper takes the mean over a dev set, which is its test set; here it is over training prompts.
     """
-    found = pooled(model, shards, plan, count, device)
-    weights = model.lora_blocks.attention(found.to(device)).float().mean(0).cpu()
-    return [(found, weights)]
+    weights = model.lora_blocks.attention(pooled(model, own, device).to(device)).float().mean(0).cpu()
+    return [(pooled(model, kept, device), weights)]

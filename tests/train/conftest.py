@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from clray.lineage.store import Store
 from clray.planner import make_plan
-from clray.preparation import prepare_stage
+from clray.preparation import order_of, prepare_stage
 from clray.spec import loading
 from clray.train.context import Context
 from clray.train.loop import train_stage
-from clray.train.order import StageOrder
 from texts import texts, write_lines
 
 
@@ -55,15 +56,7 @@ def train(stream, alone):
         plan = make_plan(changed)
         planned = plan.lines[0].stages[number]
         prepared = prepare_stage(planned, plan.store, plan.lines[0])
-        order = StageOrder(
-            storage=plan.store.root,
-            key=planned.key,
-            parent=plan.lines[0].base.generation.key,
-            mixture=prepared.mixture.digest,
-            recipe=planned.recipe.resolved,
-            seed=planned.seed,
-            compute=changed.compute.model_dump(mode="json"),
-        )
+        order = replace(order_of(prepared, plan.lines[0], plan.store), parent=plan.lines[0].base.generation.key)
         return order, train_stage(order, context), Store(plan.store.root)
 
     return run

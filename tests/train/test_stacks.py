@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from clray import recording
 from clray.errors import ModelError, SpecError
 from clray.models import stacks
-from clray.models.attention import reflection
+from clray.models.attention import initialise_key, reflection
 from clray.models.loading import load_model, trainable_model
 from clray.planner import make_plan
-from clray.preparation import prepare_stage
+from clray.preparation import order_of, prepare_stage
 from clray.spec import loading
 from clray.train.loop import train_stage
-from clray.train.order import StageLeft, StageOrder
+from clray.train.order import StageLeft
 from texts import texts, write_lines
 
 pytestmark = pytest.mark.ray
@@ -71,15 +71,7 @@ def chain(three, alone, tmp_path_factory):
             if plan.store.generation(planned.key):
                 continue
             prepared = prepare_stage(planned, plan.store, line)
-            order = StageOrder(
-                storage=plan.store.root,
-                key=planned.key,
-                parent=planned.parent,
-                mixture=prepared.mixture.digest,
-                recipe=planned.recipe.resolved,
-                seed=planned.seed,
-                compute=stream.compute.model_dump(mode="json"),
-            )
+            order = order_of(prepared, line, plan.store)
             result = train_stage(order, context)
             plan.store.commit(recording.generation(planned, prepared, result))
             made = order, result
@@ -206,7 +198,7 @@ def test_the_new_key_begins_at_the_mean_query(chain, alone):
     model, _ = trainable_model(plan.store, parent, recipe["adapter"], "fp32", "auto", False)
     attention = model.lora_blocks.attention
     pooled = torch.randn(7, 32)
-    stacks.begin_key(model, pooled)
+    initialise_key(attention, pooled)
     assert torch.allclose(attention.key[0], attention(pooled, "query").mean(0), atol=1e-6)
 
 
