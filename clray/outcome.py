@@ -69,6 +69,7 @@ class Outcome:
             "seconds": round(self.seconds, 1),
             "environment": self.line.generations[-1].environment,
             "experts": self.experts,
+            "similarity": self.plan.similarity.to_dict() if self.plan.similarity else None,
             "lines": [self._line(line) for line in self.lines],
         }
 

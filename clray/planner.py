@@ -20,6 +20,7 @@ from clray.lineage.key import generation_key
 from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
 from clray.ray_session import quiet
+from clray.similarity import Similarity, settled
 from clray.spec import loading
 from clray.spec.recipe import Recipe, generator_recipe, resolve
 from clray.spec.replay import NoReplay
@@ -90,6 +91,7 @@ class Plan:
     experts: tuple[Line, ...]
     generators: tuple[Line, ...]
     tasks: tuple[TaskSpec, ...]
+    similarity: Similarity | None = None
 
     @property
     def chains(self) -> tuple[Line, ...]:
@@ -124,10 +126,14 @@ class Plan:
 
 
 def make_plan(stream: Stream) -> Plan:
-    """The plan of the stream. Finds and digests models and sources, but starts no Ray and trains nothing."""
+    """The plan of the stream. Finds and digests models and sources, and trains nothing.
+
+    It starts no Ray, but to measure the similarity of stages that was never measured before.
+    """
     quiet(stream.compute.gpus_per_worker)
     store = Store(stream.storage)
     store.check_writable()
+    stream, similarity = settled(stream, store, now())
     lines = [plan_line("stream", stream, store)]
     lines += [plan_line(name, loading.variant(stream, name), store) for name in stream.controls]
     base = lines[0].base
@@ -139,6 +145,7 @@ def make_plan(stream: Stream) -> Plan:
         experts=experts,
         generators=plan_generators((*lines, *experts)),
         tasks=tuple(_task(stream, number, base, store) for number in range(len(stream.tasks))),
+        similarity=similarity,
     )
 
 

@@ -18,7 +18,8 @@ from clray.data.sources import Opened, Unit, open_source, read_unit
 from clray.errors import DataError
 from clray.lineage.key import digest
 from clray.lineage.store import Store
-from clray.spec.stream import Format, Source
+from clray.spec.source import Source
+from clray.spec.stream import Format
 
 VERSION = 2
 BYTES_PER_PART = 1 << 28
@@ -74,7 +75,7 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
         lambda data: (
             data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
             .map_batches(
-                functools.partial(_read_batch, units=units, kind=spec.kind), batch_size=1, batch_format="pyarrow"
+                functools.partial(read_batch, units=units, kind=spec.kind), batch_size=1, batch_format="pyarrow"
             )
             .map_batches(encode, batch_size=512, batch_format="pyarrow")
             .groupby("part", num_partitions=spec.num_parts)
@@ -105,7 +106,7 @@ def read(sources: tuple[Opened, ...], kind: str) -> list[tuple[dict[str, Any], s
     rows = run_dataset(
         lambda data: data.from_items(
             [{"unit": index} for index in range(len(units))], override_num_blocks=len(units)
-        ).map_batches(functools.partial(_read_batch, units=units, kind=kind), batch_size=1, batch_format="pyarrow")
+        ).map_batches(functools.partial(read_batch, units=units, kind=kind), batch_size=1, batch_format="pyarrow")
     )
     return [(json.loads(row["record"]), row["place"]) for row in rows]
 
@@ -114,7 +115,7 @@ def _names(spec: RecordSpec) -> str:
     return ", ".join(source.provenance["source"] for source in spec.sources)
 
 
-def _read_batch(batch: pa.Table, units: list[Unit], kind: str) -> Iterator[pa.Table]:
+def read_batch(batch: pa.Table, units: list[Unit], kind: str) -> Iterator[pa.Table]:
     """Streams the units' records as JSON text with their place, checked for the fields that the kind needs."""
     for index in batch["unit"].to_pylist():
         rows: list[tuple[str, str]] = []

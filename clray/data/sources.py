@@ -18,7 +18,7 @@ from pyarrow import fs
 from clray.errors import DataError
 from clray.lineage.key import digest
 from clray.lineage.store import Store
-from clray.spec.stream import Source
+from clray.spec.source import Source
 
 PACKAGE = "package:"
 """Begins the name of a file that came with a Ray job: each node unpacks it below a temporary folder of its own."""

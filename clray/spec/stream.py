@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 
 from clray.spec.length import Length
 from clray.spec.method import Batch, Method, Optimiser
+from clray.spec.similarity import Similarity
+from clray.spec.source import Sources
 from clray.spec.strict import Strict
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -147,29 +149,12 @@ class Format(Strict):
         return value
 
 
-class Source(Strict):
-    """Where records come from: files, globs, object stores, a Hugging Face data set, or builtin text."""
-
-    source: str = Field(description="path, glob, s3:// or gs:// URI, hf:NAME, or builtin:NAME")
-    split: str = Field("train", description="split of an hf: or builtin: source")
-    fields: dict[str, str] = Field(
-        default_factory=dict, description="clray's field -> the file's, say {instruction: question}"
-    )
-    instruction: str | None = Field(None, description="constant instruction for records that have none")
-    limit: int | None = Field(None, ge=1, description="at most so many records, the first in file order")
-
-
-def _sources(value: Any) -> Any:
-    items = value if isinstance(value, list | tuple) else [value]
-    return tuple({"source": item} if isinstance(item, str) else item for item in items)
-
-
 class Stage(Strict):
     """One unit of training. What it leaves out comes from the stream."""
 
     name: str = Field(pattern=NAME)
     kind: Literal["pretrain", "instruct"]
-    data: tuple[Source, ...] = Field(min_length=1)
+    data: Sources = Field(min_length=1)
     length: Length = Length(epochs=1)
     method: Method = Method()
     optimiser: Optimiser = Optimiser()
@@ -180,15 +165,13 @@ class Stage(Strict):
         None, description="tasks that this stage teaches; default: the task of its own name, if there is one"
     )
 
-    _normalise_data = field_validator("data", mode="before")(_sources)
-
 
 class Task(Strict):
     """Something measured: examples + a scorer."""
 
     name: str = Field(pattern=NAME)
     scorer: Literal["choice", "generate", "perplexity"]
-    data: tuple[Source, ...] = Field(min_length=1)
+    data: Sources = Field(min_length=1)
     metric: Literal["accuracy", "exact_match", "rouge_l", "bits_per_byte", "perplexity"] | None = Field(
         None, description="the score of the matrix; default: accuracy, exact_match or bits_per_byte by scorer"
     )
@@ -199,8 +182,6 @@ class Task(Strict):
     context: int | None = Field(None, ge=8, description="perplexity: tokens a window sees; default sequence_length")
     limit: int | None = Field(None, ge=1, description="at most so many examples")
     format: Format | None = None
-
-    _normalise_data = field_validator("data", mode="before")(_sources)
 
     @model_validator(mode="after")
     def _metric_fits(self) -> Task:
@@ -242,8 +223,13 @@ class Stream(Strict):
     sequence_length: int = Field(256, ge=8, description="tokens of one packed sequence")
     format: Format = Format()
     stages: tuple[Stage, ...] = Field(min_length=1)
-    order: Literal["given", "reverse", "random"] | tuple[str, ...] = Field(
-        "given", description="order of the stages: as given, reversed, shuffled by the seed, or a list of their names"
+    order: Literal["given", "reverse", "random", "similar"] | tuple[str, ...] = Field(
+        "given",
+        description="order of the stages: as given, reversed, shuffled by the seed, a chain in which each is the most "
+        "similar of those left to the one before, or a list of their names",
+    )
+    similarity: Similarity | None = Field(
+        None, description="how the likeness of stages is measured; measured for `order: similar`, or where this stands"
     )
     experts: bool = Field(
         False, description="also trains each stage alone from the base model: the single-task experts of some metrics"
