@@ -35,15 +35,16 @@ class Watcher(Protocol):
         """A generation is measured."""
 
 
-def run(stream: Stream, watch: Watcher, wait: bool = True) -> Outcome:
+def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> Outcome:
     """The outcome of the stream and its controls: generations, score matrices and metrics.
 
     What is in the store already is taken, not made again: the same stream trains nothing, an edited stage
     rebuilds from there on as a branch, and a run that was killed goes on at its last checkpoint. A generation
-    that another driver builds is waited for; without `wait` that is a StorageError.
+    that another driver builds is waited for; without `wait` that is a StorageError. `label` names a combination of a
+    benchmark, whose report has a folder of its own.
     """
     started = time.monotonic()
-    plan = make_plan(stream)
+    plan = make_plan(stream, label)
     built: set[str] = set()
     with Session(plan, watch.say) as session, Recorder(plan) as recorder:
         checkpoint.sweep(plan.store)
@@ -63,7 +64,7 @@ def run(stream: Stream, watch: Watcher, wait: bool = True) -> Outcome:
             recorder.score(line_outcome(plan, line), line)
         for line in plan.lines if plan.experts else ():
             recorder.score(line_outcome(plan, line), line)
-        outcome = look(stream, built=built, seconds=time.monotonic() - started, versions=recorder.versions)
+        outcome = look(stream, built, time.monotonic() - started, recorder.versions, label)
         recorder.publish(outcome)
     return outcome
 
@@ -85,10 +86,14 @@ def evaluate(stream: Stream, watch: Watcher) -> Outcome:
 
 
 def look(
-    stream: Stream, built: Iterable[str] = (), seconds: float = 0.0, versions: dict[str, str] | None = None
+    stream: Stream,
+    built: Iterable[str] = (),
+    seconds: float = 0.0,
+    versions: dict[str, str] | None = None,
+    label: str = "",
 ) -> Outcome:
     """The outcome as far as it is in the store; starts and makes nothing."""
-    plan = make_plan(stream)
+    plan = make_plan(stream, label)
     return Outcome(
         plan=plan,
         lines=tuple(line_outcome(plan, line) for line in plan.lines),

@@ -48,7 +48,7 @@ class Outcome:
     @property
     def report(self) -> str:
         """Where the HTML report lies."""
-        return self.plan.store.path(f"reports/{self.plan.stream.name}/report.html")
+        return self.plan.store.path(f"{self.plan.folder}/report.html")
 
     @property
     def matrix(self) -> ScoreMatrix:

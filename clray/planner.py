@@ -92,6 +92,12 @@ class Plan:
     generators: tuple[Line, ...]
     tasks: tuple[TaskSpec, ...]
     similarity: Similarity | None = None
+    label: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Where the report goes: one folder for each stream, and below it for each combination of a benchmark."""
+        return f"reports/{self.stream.name}/{self.label}".rstrip("/")
 
     @property
     def chains(self) -> tuple[Line, ...]:
@@ -125,8 +131,8 @@ class Plan:
         return [task for task in self.tasks if line.measures(task.task.name, index)]
 
 
-def make_plan(stream: Stream) -> Plan:
-    """The plan of the stream. Finds and digests models and sources, and trains nothing.
+def make_plan(stream: Stream, label: str = "") -> Plan:
+    """The plan of the stream, or of the combination `label` of its benchmark. Finds and digests models and sources, and trains nothing.
 
     It starts no Ray, but to measure the similarity of stages that was never measured before.
     """
@@ -146,6 +152,7 @@ def make_plan(stream: Stream) -> Plan:
         generators=plan_generators((*lines, *experts)),
         tasks=tuple(_task(stream, number, base, store) for number in range(len(stream.tasks))),
         similarity=similarity,
+        label=label,
     )
 
 

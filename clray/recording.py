@@ -124,7 +124,7 @@ class Recorder:
             write_report(outcome.to_dict(), folder / "report.html")
             for name, value in (("outcome", outcome.to_dict()), ("plan", summarise(outcome.plan).to_dict())):
                 (folder / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-            outcome.plan.store.upload(folder, f"reports/{outcome.plan.stream.name}")
+            outcome.plan.store.upload(folder, outcome.plan.folder)
             self._ledger.attach(self._run, folder)
 
 

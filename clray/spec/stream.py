@@ -238,6 +238,11 @@ class Stream(Strict):
     controls: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="named variants run beside the stream: dotted field -> value"
     )
+    grid: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict,
+        description="`clray benchmark` runs the stream for each combination: dotted field -> values, say model.base, "
+        "order and seed; `clray run` leaves it alone",
+    )
 
     @model_validator(mode="after")
     def _names(self) -> Stream:
