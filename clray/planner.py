@@ -132,9 +132,10 @@ class Plan:
 
 
 def make_plan(stream: Stream, label: str = "") -> Plan:
-    """The plan of the stream, or of the combination `label` of its benchmark. Finds and digests models and sources, and trains nothing.
+    """The plan of the stream, or of the combination `label` of its benchmark.
 
-    It starts no Ray, but to measure the similarity of stages that was never measured before.
+    Finds and digests models and sources, and trains nothing. It starts no Ray, but to measure the similarity of stages
+    that was never measured before.
     """
     quiet(stream.compute.gpus_per_worker)
     store = Store(stream.storage)
