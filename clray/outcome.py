@@ -12,6 +12,8 @@ from clray.planner import Line, Plan, generation_of
 from clray.selection import Selection, selection_of
 from clray.spec import loading
 
+SAMPLES_SHOWN = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class LineOutcome:
@@ -85,10 +87,19 @@ class Outcome:
                     "curve": line.curves.get(g.key, []),
                     "version": self.versions.get(g.key),
                     "built": g.key in self.built,
+                    "pseudo": self._pseudo(g),
                 }
                 for g in line.generations
             ],
         }
+
+    def _pseudo(self, generation: Generation) -> dict[str, Any] | None:
+        """The first pseudo-samples that the stage reflects with, and their number; None where it has none."""
+        receipt = generation.receipt.get("pseudo")
+        kept = self.plan.store.read_json(receipt["file"]) if receipt else None
+        if kept is None:
+            return None
+        return {"asked": kept["asked"], "kept": len(kept["samples"]), "samples": kept["samples"][:SAMPLES_SHOWN]}
 
 
 def line_outcome(plan: Plan, line: Line) -> LineOutcome:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from clray.report import attention, figures, heatmap, instructions, lineage_tree, replay, summary, tables
+from clray.report import attention, figures, heatmap, instructions, lineage_tree, pseudo, replay, summary, tables
 from clray.report.numbers import duration
 from clray.report.view import View
 
@@ -74,6 +74,7 @@ def render(outcome: dict[str, Any]) -> str:
         courses=figures.course_groups(view),
         frame=figures,
         attentions=attentions,
+        pseudos=pseudo.pseudo_samples(view),
         mixtures=tables.mixtures(view),
         quotas=replay.quotas(view),
         distances=replay.distances(view),

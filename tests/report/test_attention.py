@@ -156,3 +156,16 @@ def test_names_are_escaped(outcome: dict[str, Any]) -> None:
     text = render(outcome)
     assert "script" not in Page(text).tags and 'alert("1")' not in text
     assert html.escape(evil, quote=False) in section(text).replace("&#34;", '"')
+
+
+def test_pseudo_samples_are_shown_as_text_and_cut(outcome: dict[str, Any]) -> None:
+    samples = [{"instruction": "<b>say</b>", "input": "x" * 300}, {"instruction": "", "input": "short"}]
+    outcome["lines"][0]["generations"][2]["pseudo"] = {"asked": 20, "kept": 2, "samples": samples}
+    part = section(render(outcome))
+    assert "Pseudo-samples" in part and "2 of 20" in part
+    assert "&lt;b&gt;say&lt;/b&gt;" in part and "<b>say</b>" not in part
+    assert "x" * 200 in part and "x" * 250 not in part and "…" in part and "short" in part
+
+
+def test_without_a_generator_there_are_no_pseudo_samples(outcome: dict[str, Any]) -> None:
+    assert "Pseudo-samples" not in render(outcome)
