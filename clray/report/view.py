@@ -140,14 +140,12 @@ class View:
 
     def domain(self, unit: Unit) -> tuple[float, float]:
         """Lowest and highest score of a unit over all lines; 0 to 1 for fractions."""
-        if not unit.lower:
-            return 0.0, 1.0
-        scores = [
-            s
-            for line in self.lines
-            for t in line.tasks
-            if line.unit(t) == unit
-            for s in line.column(t)
-            if s is not None
-        ]
-        return (min(scores), max(scores)) if scores else (0.0, 1.0)
+        return self._domains[unit]
+
+    @cached_property
+    def _domains(self) -> dict[Unit, tuple[float, float]]:
+        scores: dict[Unit, list[float]] = {unit: [] for unit in self.units}
+        for line in self.lines:
+            for task in line.tasks:
+                scores[line.unit(task)] += [score for score in line.column(task) if score is not None]
+        return {u: (min(found), max(found)) if u.lower and found else (0.0, 1.0) for u, found in scores.items()}
