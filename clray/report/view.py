@@ -58,10 +58,14 @@ class Line:
 
 @dataclass(frozen=True)
 class View:
-    """All lines of an outcome, and what they share. `experts` are scores of models trained on one task alone."""
+    """All lines of an outcome, and what they share.
+
+    `experts` are scores of models trained on one task alone, `similarity` the cosines between domains or stages.
+    """
 
     lines: list[Line]
     experts: dict[str, float] = field(default_factory=dict)
+    similarity: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, outcome: dict[str, Any]) -> View:
@@ -71,7 +75,7 @@ class View:
             Line(number, **{f: line[f] for f in fields}, selection=line.get("selection"))
             for number, line in enumerate(outcome["lines"])
         ]
-        return cls(lines, outcome.get("experts") or {})
+        return cls(lines, outcome.get("experts") or {}, outcome.get("similarity"))
 
     @property
     def stream(self) -> Line:
