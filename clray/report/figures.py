@@ -34,7 +34,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line's path in a panel; `faint` is drawn thin below it."""
+    """One line's path in a panel; `faint` is drawn thin below it, `band` as an area below both."""
 
     line: Line
     path: str
@@ -44,11 +44,12 @@ class Curve:
     label_x: float
     label_y: float
     title: str
+    band: str = ""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One small chart."""
+    """One small chart. `floor_y` is the height of its axis; None: that of the lowest tick."""
 
     title: str
     subtitle: str
@@ -59,6 +60,7 @@ class Panel:
     curves: list[Curve]
     taught_x: float | None = None
     notes: list[str] = field(default_factory=list)
+    floor_y: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _forgetting(view: View, task: str) -> Panel:
         subtitle=f"{unit.label}{', %' if unit.suffix else ', lower is better'} · {where}",
         colour=view.task_colour(task),
         x_ticks=[(x(n), str(n)) for n in whole_ticks(last, 8)],
-        y_ticks=[(y(v), _axis(v * (100 if unit.suffix else 1))) for v in y_values],
+        y_ticks=[(y(v), axis_number(v * (100 if unit.suffix else 1))) for v in y_values],
         x_label="generation",
         curves=curves,
         taught_x=None if taught is None or taught > last else x(taught),
@@ -194,7 +196,7 @@ def _course_panel(view: View, stage: str, course: Course) -> Panel | None:
         subtitle=f"{kind + ' · ' if kind else ''}{course.unit}",
         colour=view.stage_colour(stage),
         x_ticks=[(x(v), short_count(v)) for v in x_values],
-        y_ticks=[(y(v), _axis(v)) for v in y_values],
+        y_ticks=[(y(v), axis_number(v)) for v in y_values],
         x_label="step",
         curves=_separate(
             [_course_curve(course, line, raw, soft, x, y, len(smoothed)) for line, raw, soft in reversed(smoothed)]
@@ -261,5 +263,6 @@ def _label(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
-def _axis(value: float) -> str:
+def axis_number(value: float) -> str:
+    """A number beside an axis."""
     return short_count(value) if abs(value) >= 1000 else f"{value:.4g}"

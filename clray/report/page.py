@@ -11,7 +11,19 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from clray.report import attention, figures, heatmap, instructions, lineage_tree, pseudo, replay, summary, tables
+from clray.report import (
+    attention,
+    figures,
+    heatmap,
+    instructions,
+    lineage_tree,
+    pseudo,
+    replay,
+    summary,
+    tables,
+    transfer,
+)
+from clray.report import transfer_figures as between
 from clray.report.numbers import duration
 from clray.report.view import View
 
@@ -20,6 +32,7 @@ SECTIONS = (
     ("matrix", "Score matrix"),
     ("forgetting", "Forgetting"),
     ("loss", "Loss"),
+    ("transfer", "Transfer"),
     ("attention", "Attention"),
     ("mixture", "Mixture"),
     ("replay", "Replay"),
@@ -47,6 +60,8 @@ def render(outcome: dict[str, Any]) -> str:
     """The page as HTML text."""
     view = View.of(outcome)
     attentions = attention.attentions(view)
+    measured = transfer.measured(view)
+    absent = {name for name, found in (("attention", attentions), ("transfer", measured)) if not found}
     environment = Environment(
         loader=FunctionLoader(_read),
         autoescape=True,
@@ -60,7 +75,7 @@ def render(outcome: dict[str, Any]) -> str:
         created=outcome.get("created", ""),
         seconds=duration(outcome.get("seconds") or None),
         style=Markup(_read("style.css")),
-        sections=[section for section in SECTIONS if attentions or section[0] != "attention"],
+        sections=[section for section in SECTIONS if section[0] not in absent],
         counts=(
             (len(view.stream.stages) - 1, "stage"),
             (len(view.tasks), "task"),
@@ -73,6 +88,16 @@ def render(outcome: dict[str, Any]) -> str:
         losses=figures.loss_panels(view),
         courses=figures.course_groups(view),
         frame=figures,
+        measured=measured,
+        medians=transfer.medians(measured),
+        median_columns=transfer.MEDIAN_COLUMNS,
+        domains=transfer.tables(measured),
+        domain_columns=transfer.DOMAIN_COLUMNS,
+        change_maps=between.change_maps(measured),
+        change_limit=100 * between.change_limit(measured),
+        distance_panels=between.distance_panels(measured),
+        learning_panels=between.learning_panels(measured),
+        likeness=between.likeness(view, measured),
         attentions=attentions,
         pseudos=pseudo.pseudo_samples(view),
         mixtures=tables.mixtures(view),

@@ -58,10 +58,14 @@ class Line:
 
 @dataclass(frozen=True)
 class View:
-    """All lines of an outcome, and what they share. `experts` are scores of models trained on one task alone."""
+    """All lines of an outcome, and what they share.
+
+    `experts` are scores of models trained on one task alone, `similarity` the cosines between domains or stages.
+    """
 
     lines: list[Line]
     experts: dict[str, float] = field(default_factory=dict)
+    similarity: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, outcome: dict[str, Any]) -> View:
@@ -71,7 +75,7 @@ class View:
             Line(number, **{f: line[f] for f in fields}, selection=line.get("selection"))
             for number, line in enumerate(outcome["lines"])
         ]
-        return cls(lines, outcome.get("experts") or {})
+        return cls(lines, outcome.get("experts") or {}, outcome.get("similarity"))
 
     @property
     def stream(self) -> Line:
@@ -140,14 +144,12 @@ class View:
 
     def domain(self, unit: Unit) -> tuple[float, float]:
         """Lowest and highest score of a unit over all lines; 0 to 1 for fractions."""
-        if not unit.lower:
-            return 0.0, 1.0
-        scores = [
-            s
-            for line in self.lines
-            for t in line.tasks
-            if line.unit(t) == unit
-            for s in line.column(t)
-            if s is not None
-        ]
-        return (min(scores), max(scores)) if scores else (0.0, 1.0)
+        return self._domains[unit]
+
+    @cached_property
+    def _domains(self) -> dict[Unit, tuple[float, float]]:
+        scores: dict[Unit, list[float]] = {unit: [] for unit in self.units}
+        for line in self.lines:
+            for task in line.tasks:
+                scores[line.unit(task)] += [score for score in line.column(task) if score is not None]
+        return {u: (min(found), max(found)) if u.lower and found else (0.0, 1.0) for u, found in scores.items()}
