@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +14,11 @@ from typing import Any
 from clray import conductor
 from clray.conductor import Watcher
 from clray.errors import SpecError
+from clray.evaluation.transfer import transfers
 from clray.outcome import Outcome
-from clray.planner import make_plan
+from clray.planner import make_plan, now
+from clray.report import benchmark as page
+from clray.report.paper import Run, domains_csv, domains_latex, orders_csv, orders_latex
 from clray.spec import loading
 from clray.spec.stream import Stream
 
@@ -30,6 +35,22 @@ class Combination:
         """A name that a folder can have: the settings, joined."""
         return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", short(value)) for value in self.settings.values())
 
+    @property
+    def group(self) -> str:
+        """What combinations that differ by seed alone have in common."""
+        return describe({field: value for field, value in self.settings.items() if field != "seed"}) or "all seeds"
+
+    @property
+    def base(self) -> str:
+        """The base model, by the last part of its path."""
+        return short(self.stream.model.base)
+
+    @property
+    def rest(self) -> str:
+        """The settings that are neither base model nor seed."""
+        left = {field: value for field, value in self.settings.items() if field not in ("seed", "model.base")}
+        return describe(left) if len(left) != 1 else short(next(iter(left.values())))
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -38,6 +59,51 @@ class Benchmark:
     stream: Stream
     combinations: tuple[Combination, ...]
     outcomes: tuple[Outcome, ...]
+    created: str
+    seconds: float
+
+    @property
+    def folder(self) -> str:
+        """Where the page and the tables lie."""
+        return self.outcomes[0].plan.store.path(f"reports/{self.stream.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values: what the page and `--json` show."""
+        return {
+            "stream": {
+                "name": self.stream.name,
+                "description": self.stream.description,
+                "spec_yaml": loading.to_yaml(self.stream),
+            },
+            "created": self.created,
+            "seconds": round(self.seconds, 1),
+            "combinations": [
+                {
+                    "label": combination.label,
+                    "group": combination.group,
+                    "described": describe(combination.settings),
+                    "settings": combination.settings,
+                    "outcome": outcome.to_dict(),
+                }
+                for combination, outcome in zip(self.combinations, self.outcomes, strict=True)
+            ],
+        }
+
+    def publish(self) -> None:
+        """Writes the page, and the tables of domains and of sizes and orders as CSV and LaTeX, beside the reports."""
+        values = self.to_dict()
+        store, folder = self.outcomes[0].plan.store, f"reports/{self.stream.name}"
+        store.write_bytes(f"{folder}/benchmark.html", page.render(values).encode())
+        store.write_bytes(f"{folder}/benchmark.json", json.dumps(values, ensure_ascii=False).encode())
+        runs: dict[str, list[Run]] = defaultdict(list)
+        for combination, outcome in zip(self.combinations, self.outcomes, strict=True):
+            for transfer in transfers(outcome.matrix, outcome.experts):
+                runs[transfer.metric].append(Run(combination.base, combination.rest, transfer))
+                for kind, text in (("csv", domains_csv(transfer)), ("tex", domains_latex(transfer))):
+                    store.write_bytes(f"{folder}/{combination.label}/domains-{transfer.metric}.{kind}", text.encode())
+        for metric, found in runs.items():
+            store.write_bytes(f"{folder}/orders-{metric}.csv", orders_csv(found).encode())
+            store.write_bytes(f"{folder}/orders-{metric}.tex", orders_latex(found).encode())
 
 
 def combinations(stream: Stream) -> tuple[Combination, ...]:
@@ -62,11 +128,13 @@ def run(stream: Stream, watch: Watcher, tell: Callable[[str], None]) -> Benchmar
     found = combinations(stream)
     for combination in found:
         make_plan(combination.stream)
-    outcomes = []
+    started, outcomes = time.monotonic(), []
     for number, combination in enumerate(found, 1):
         tell(f"{number} of {len(found)}: {describe(combination.settings)}")
         outcomes.append(conductor.run(combination.stream, watch, label=combination.label))
-    return Benchmark(stream, found, tuple(outcomes))
+    made = Benchmark(stream, found, tuple(outcomes), now(), time.monotonic() - started)
+    made.publish()
+    return made
 
 
 def describe(settings: dict[str, Any]) -> str:

@@ -109,6 +109,21 @@ def run(stream: StreamFile, overrides: Overrides = None, as_json: Json = False, 
 
 
 @app.command()
+def benchmark(stream: StreamFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Run a stream for each combination of its grid: base models, orders, seeds; tables over all of them."""
+    from clray.benchmark import run as conduct
+    from clray.console import Live, show_benchmark
+
+    with _quiet_stdout(as_json), Live() as live:
+        made = conduct(_load(stream, overrides), live, live.say)
+    if as_json:
+        _print_json(made.to_dict())
+        return
+    show_benchmark(made.to_dict())
+    typer.echo(f"benchmark: {made.folder}/benchmark.html")
+
+
+@app.command()
 def generations(stream: StreamFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show the lineage of a stream's store as a tree."""
     from clray.console import show_generations

@@ -110,6 +110,27 @@ def show_outcome(outcome: Outcome) -> None:
     )
 
 
+def show_benchmark(values: dict[str, Any]) -> None:
+    """Prints the tables of a benchmark: a row for each setting, mean and standard deviation over seeds."""
+    from clray.report.benchmark import medians, tables
+
+    console = Console(file=sys.stdout, highlight=False)
+    for domains in medians(values["combinations"]):
+        table = Table(title=f"domains, {domains.unit.label}: medians over domains", title_justify="left")
+        for head in ("setting", "seeds", *domains.heads):
+            table.add_column(head, justify="left" if head == "setting" else "right")
+        for row, texts in domains.rows:
+            table.add_row(row.order, str(row.num_seeds), *texts)
+        console.print(table)
+    for metrics in tables(values["combinations"]):
+        table = Table(title=f"continual metrics, {metrics.unit.label}", title_justify="left")
+        for head in ("setting", "line", "seeds", *metrics.heads):
+            table.add_column(head, justify="left" if head in ("setting", "line") else "right")
+        for group, line, seeds, texts in metrics.rows:
+            table.add_row(group, line, str(seeds), *texts)
+        console.print(table)
+
+
 def matrix_table(name: str, matrix: ScoreMatrix) -> Table:
     """The score matrix as a table; a star marks the generation that was taught the task."""
     heading, *rows = matrix.table()
