@@ -65,6 +65,11 @@ def test_combinations_share_their_experts_and_have_their_own_reports(stream, ray
     assert len(given.built) == 5, "three stages and three experts, of which the first stage is one"
     assert len(reverse.built) == 2, "the first stage is an expert that is there"
     assert given.experts == reverse.experts
-    store = given.plan.store
-    assert store.list("reports/domains") == [combination.label for combination in found.combinations]
+    store, labels = given.plan.store, [combination.label for combination in found.combinations]
+    files = ["benchmark.html", "benchmark.json", "orders-bits_per_byte.csv", "orders-bits_per_byte.tex"]
+    assert store.list("reports/domains") == sorted([*files, *labels])
+    text = store.read_bytes("reports/domains/benchmark.html").decode()
+    assert "order given, learning_rate 0.001" in text and f'href="{labels[1]}/report.html"' in text
+    assert store.read_bytes("reports/domains/orders-bits_per_byte.csv").decode().count("\n") == 3
+    assert "domains-bits_per_byte.tex" in store.list(f"reports/domains/{labels[0]}")
     assert not benchmark.run(stream, Quiet(), told.append).outcomes[1].built
