@@ -138,8 +138,11 @@ def run(stream: Stream, watch: Watcher, tell: Callable[[str], None]) -> Benchmar
 
 
 def describe(settings: dict[str, Any]) -> str:
-    """The settings in one line."""
-    return ", ".join(f"{field.rpartition('.')[2]} {short(value)}" for field, value in settings.items())
+    """The settings in one line: words stand for themselves, numbers behind their field."""
+    return ", ".join(
+        short(value) if isinstance(value, str) else f"{field.rpartition('.')[2]} {short(value)}"
+        for field, value in settings.items()
+    )
 
 
 def short(value: Any) -> str:

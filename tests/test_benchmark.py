@@ -60,7 +60,7 @@ def test_without_a_grid_there_is_nothing_to_benchmark(stream):
 def test_combinations_share_their_experts_and_have_their_own_reports(stream, ray_cluster):
     told = []
     found = benchmark.run(stream, Quiet(), told.append)
-    assert told == ["1 of 2: order given, learning_rate 0.001", "2 of 2: order reverse, learning_rate 0.001"]
+    assert told == ["1 of 2: given, learning_rate 0.001", "2 of 2: reverse, learning_rate 0.001"]
     given, reverse = found.outcomes
     assert len(given.built) == 5, "three stages and three experts, of which the first stage is one"
     assert len(reverse.built) == 2, "the first stage is an expert that is there"
@@ -69,7 +69,7 @@ def test_combinations_share_their_experts_and_have_their_own_reports(stream, ray
     files = ["benchmark.html", "benchmark.json", "orders-bits_per_byte.csv", "orders-bits_per_byte.tex"]
     assert store.list("reports/domains") == sorted([*files, *labels])
     text = store.read_bytes("reports/domains/benchmark.html").decode()
-    assert "order given, learning_rate 0.001" in text and f'href="{labels[1]}/report.html"' in text
+    assert "given, learning_rate 0.001" in text and f'href="{labels[1]}/report.html"' in text
     assert store.read_bytes("reports/domains/orders-bits_per_byte.csv").decode().count("\n") == 3
     assert "domains-bits_per_byte.tex" in store.list(f"reports/domains/{labels[0]}")
     assert not benchmark.run(stream, Quiet(), told.append).outcomes[1].built

@@ -14,7 +14,7 @@ from clray.evaluation.matrix import ScoreMatrix
 from clray.evaluation.transfer import Transfer, transfers
 from clray.report import figures
 from clray.report import transfer_figures as between
-from clray.report.numbers import NOTHING, Unit, duration, finite
+from clray.report.numbers import MINUS, NOTHING, Unit, duration, finite
 from clray.report.page import read, templates
 from clray.report.paper import HEADS, Row, Run, size_by_order
 from clray.report.summary import MEASURES, OTHERS
@@ -91,7 +91,7 @@ def spread(values: Sequence[float], unit: Unit, signed: bool = False) -> str:
     """Mean and sample standard deviation, as the unit is shown; a dash without values."""
     if not values:
         return NOTHING
-    mean = (unit.signed if signed else unit.show)(fmean(values))
+    mean = (unit.signed if signed else unit.show)(fmean(values)).replace("-", MINUS)
     return mean if len(values) < 2 else f"{mean} ± {unit.show(stdev(values))}"
 
 
