@@ -21,8 +21,7 @@ from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
 from clray.ray_session import quiet
 from clray.spec import loading
-from clray.spec.recipe import Recipe, generator_recipe, resolve
-from clray.spec.replay import NoReplay
+from clray.spec.recipe import Recipe, alone, generator_recipe, resolve
 from clray.spec.stream import Stage, Stream
 
 
@@ -181,18 +180,17 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
 def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
     """A line for each stage of `line` alone: trained from the base model with the stage's recipe, without replay."""
     root = line.base.generation.key
-    alone = NoReplay().model_dump(mode="json")
     experts = []
     for planned in line.stages:
-        resolved = {**planned.recipe.resolved, "replay": alone}
+        recipe = alone(planned.recipe)
         stage = replace(
             planned,
             index=1,
             parent=root,
-            key=generation_key(root, resolved, [planned.own.digest], [], planned.seed),
-            recipe=replace(planned.recipe, resolved=resolved),
+            key=generation_key(root, recipe.resolved, [planned.own.digest], [], planned.seed),
+            recipe=recipe,
             parent_stage={},
-            replay=alone,
+            replay=recipe.resolved["replay"],
             past=(),
         )
         experts.append(

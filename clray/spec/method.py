@@ -8,6 +8,7 @@ from pydantic import Field
 
 from clray.spec.adapter import Adapter, FullAdapter
 from clray.spec.replay import NoReplay, Replay
+from clray.spec.schedule import AnySchedule, Schedule
 from clray.spec.strict import Strict
 
 
@@ -17,23 +18,13 @@ class NoRegulariser(Strict):
     kind: Literal["none"] = "none"
 
 
-class Schedule(Strict):
-    """Learning-rate schedule of one stage, restarted at each stage."""
-
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the stage's steps with rising learning rate")
-    final: float = Field(
-        0.1, ge=0, le=1, description="learning rate at the end, as a share of the peak (cosine, linear)"
-    )
-
-
 class Method(Strict):
     """The composition of four independent choices: adapter x replay x regulariser x schedule."""
 
     adapter: Adapter = FullAdapter()
     replay: Replay = NoReplay()
     regulariser: NoRegulariser = NoRegulariser()
-    schedule: Schedule = Schedule()
+    schedule: AnySchedule = Schedule()
 
 
 class Optimiser(Strict):

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from clray.spec.adapter import LoraAdapter
-from clray.spec.method import Batch, Method, Optimiser, Schedule
+from clray.spec.method import Batch, Method, Optimiser
 from clray.spec.replay import NoReplay
+from clray.spec.schedule import Schedule
 from clray.spec.stream import Stage, Stream
 
 Origin = tuple[Any, str]
@@ -43,9 +44,11 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
         name: _pick(f"optimiser.{name}", stage.optimiser, stream.optimiser, parent.get("optimiser", {}), name, origins)
         for name in Optimiser.model_fields
     }
-    method = {name: _pick(name, stage.method, stream.method, parent, name, origins) for name in Method.model_fields}
+    before = {**parent, **({"schedule": _continued(parent["schedule"], None)} if parent else {})}
+    method = {name: _pick(name, stage.method, stream.method, before, name, origins) for name in Method.model_fields}
     if first:
         method["replay"] = NoReplay().model_dump(mode="json")
+    method["schedule"] = _continued(method["schedule"], parent.get("schedule"))
     length = _pick("sequence_length", stage, stream, parent, "sequence_length", origins)
     return Recipe(
         resolved={
@@ -59,6 +62,13 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
         },
         inheritance=origins,
     )
+
+
+def alone(recipe: Recipe) -> Recipe:
+    """The recipe of the same stage on top of the base model, without a past: nothing replayed or gone on with."""
+    resolved = recipe.resolved
+    changes = {"replay": NoReplay().model_dump(mode="json"), "schedule": _continued(resolved["schedule"], None)}
+    return Recipe(resolved={**resolved, **changes}, inheritance=recipe.inheritance)
 
 
 def generator_recipe(recipe: Recipe) -> Recipe | None:
@@ -78,6 +88,14 @@ def generator_recipe(recipe: Recipe) -> Recipe | None:
         **method.model_dump(mode="json", exclude_none=True),
     }
     return Recipe(resolved=resolved, inheritance={})
+
+
+def _continued(schedule: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """The schedule as a stage uses it whose parent's was `before`: an infinite one that was not annealed is gone on
+    with, and `begins` at its constant rate."""
+    plain = {name: value for name, value in schedule.items() if name != "begins"}
+    held = before is not None and before["kind"] == "infinite" and not before["anneal"]
+    return {**plain, "begins": "constant"} if held and plain["kind"] == "infinite" else plain
 
 
 def _batch(stage: Stage, stream: Stream, parent: dict[str, Any], length: int, origins: dict[str, Origin]) -> int:
@@ -117,12 +135,16 @@ def _plain(value: Any) -> Any:
 def describe(recipe: Recipe, parent: dict[str, Any]) -> list[str]:
     """One line a hyper-parameter that is inherited from the parent generation or overrides it."""
     before = {f"optimiser.{name}": value for name, value in parent.get("optimiser", {}).items()} | parent
+    if "schedule" in before:
+        before["schedule"] = _continued(before["schedule"], None)
     lines = []
     for name, (value, origin) in recipe.inheritance.items():
         if origin == "inherited":
             lines.append(f"inherited {name} = {_short(value)}")
         elif name in before and before[name] != value:
             lines.append(f"overrides {name}: {_short(before[name])} -> {_short(value)} ({origin})")
+    if recipe.resolved["schedule"].get("begins") == "constant":
+        lines.append("schedule infinite goes on at its constant rate: no warm-up")
     return lines
 
 

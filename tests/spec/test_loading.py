@@ -68,6 +68,18 @@ def test_each_mistake_names_line_value_and_mend(change, expected):
         ("method.replay.share=2", "'method.replay.share': input should be less than 1; found 2"),
         ("method.adapter.rnk=3", "unknown key 'method.adapter.rnk'; did you mean 'rank'?"),
         ("method.replay.kind=randm", "unknown kind 'randm'; did you mean 'random'?"),
+        ("method.adapter={kind: olora, rnk: 3}", "unknown key 'method.adapter.rnk'; did you mean 'rank'?"),
+        ("method.schedule={warmup: 2}", "'method.schedule.warmup': input should be less than 1; found 2"),
+        ("method.schedule.kind=infinit", "unknown kind 'infinit'; did you mean 'infinite'?"),
+        (
+            "method.schedule={kind: infinite, constant: 2}",
+            "'method.schedule.constant': input should be less than or equal to 1; found 2",
+        ),
+        (
+            "method.schedule={kind: infinite, warmup: 0.5, cooldown: 0.4, anneal: 0.2}",
+            "'method.schedule': warmup 0.5 + cooldown 0.4 + anneal 0.2 are 1.1 of the stage's steps",
+        ),
+        ("method.schedule={kind: infinite, constant: 0.05}", "final 0.1 is more than constant 0.05"),
         ("stages.y.kind=pretrain", "no item 'y'; there are x"),
         ("compute.workers={min: 3, max: 2}", "'compute.workers': min 3 is more than max 2"),
         ("compute.workers=0", "'compute.workers.min': input should be greater than or equal to 1; found 0"),
