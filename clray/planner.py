@@ -152,6 +152,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
         _check_adapter(stage, recipe, parent_stage)
+        _check_layers(stage, recipe, base)
         own = _records(stream, stage, recipe, base, store)
         earlier = stream.sequence[: index - 1] if recipe.replays else ()
         replay = _replay(stage, earlier, recipe, store)
@@ -306,6 +307,16 @@ def _check_adapter(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -
         raise SpecError(
             f"stage '{stage.name}': it goes on from blocks under a shared attention, which cannot be merged into the "
             f"weights; give it adapter sapt with targets {json.dumps(before['targets'])}, or put it before them"
+        )
+
+
+def _check_layers(stage: Stage, recipe: Recipe, base: Base) -> None:
+    """Raises SpecError where more layers are to be frozen than there are."""
+    frozen, there = (recipe.resolved["adapter"].get("freeze") or {}).get("layers", 0), base.layers
+    if frozen > there:
+        raise SpecError(
+            f"stage '{stage.name}': adapter.freeze.layers {frozen} is more than the {there} layers of the model; give "
+            f"at most {there}"
         )
 
 

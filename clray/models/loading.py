@@ -13,6 +13,7 @@ from clray.errors import ModelError, StorageError
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.models import (
+    layers,
     stacks,
     varlen,  # noqa: F401  (makes its name known to transformers)
 )
@@ -89,7 +90,7 @@ def tokenizer_digest(store: Store, key: str) -> str:
 def trainable_model(
     store: Store, parent: Generation, adapter: dict[str, Any], precision: str, attention: str, trust_remote_code: bool
 ) -> tuple[Any, str | None]:
-    """The model that a stage trains, and the key of the complete generation below its adapter (None: full).
+    """The model that a stage trains, and the key of the complete generation below its adapter (None: it is complete).
 
     A LoRA stage goes on with its parent's adapter where both have the same shape, a stack of blocks gets one more
     where parent and stage both have one; else the parent is merged and a new adapter starts on top of it. Frozen
@@ -97,7 +98,10 @@ def trainable_model(
     """
     options = (precision, attention, trust_remote_code)
     if adapter["kind"] == "full":
-        return load_model(store, parent.key, *options), None
+        model = load_model(store, parent.key, *options)
+        if adapter.get("freeze"):
+            layers.freeze(model, adapter["freeze"])
+        return model, None
     if is_stack(adapter):
         earlier = stacks.of_parent(parent, adapter, whole_weights(store, parent))
         bottom = parent.base if earlier else parent.key

@@ -10,10 +10,26 @@ from clray.spec.length import Length
 from clray.spec.strict import Strict
 
 
+class Freeze(Strict):
+    """Parts of the model that keep what they know, and are not trained."""
+
+    embeddings: bool = Field(
+        False, description="embedding tables, of tokens and of positions; the output embedding where it is the same one"
+    )
+    layers: int = Field(0, ge=0, description="transformer layers, counted from the bottom")
+
+    @model_validator(mode="after")
+    def _something(self) -> Freeze:
+        if not (self.embeddings or self.layers):
+            raise ValueError("nothing would be frozen; give layers: N or embeddings: true, or leave 'freeze' out")
+        return self
+
+
 class FullAdapter(Strict):
-    """Trains every weight of the model."""
+    """Trains every weight of the model, but for what is frozen."""
 
     kind: Literal["full"] = "full"
+    freeze: Freeze | None = Field(None, description="parts that are not trained; default: none")
 
 
 class LowRank(Strict):
