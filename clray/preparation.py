@@ -8,6 +8,7 @@ from clray import cost
 from clray.data import mixture, records
 from clray.data.batches import BatchPlan, plan_batches
 from clray.data.manifest import Manifest
+from clray.domain_size import small_domain
 from clray.instructions.evidence import Survey
 from clray.lineage.store import Store
 from clray.planner import Line, PlannedStage
@@ -62,7 +63,7 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         draws=draws,
         batches=batches,
         cost=_cost(planned, packed, batches, line, store),
-        notes=_notes(provisional, evidence, draws),
+        notes=(*_notes(provisional, evidence, draws), *_domain(planned, own, line)),
         provisional=provisional,
     )
 
@@ -115,6 +116,12 @@ def _notes(provisional: bool, evidence: Evidence | None, draws: tuple[Draw, ...]
     if len(draws) > 1 and evidence.spread() < NEAR_EQUAL:
         text += "; as good as equal: these embeddings hardly tell the stages apart, try another replay.encoder"
     return (text,)
+
+
+def _domain(planned: PlannedStage, own: Manifest, line: Line) -> tuple[str, ...]:
+    """What a person should know of the size of the stage's own text before the model is trained on it."""
+    warning = small_domain(line.base.generation.training["shape"], planned.recipe.resolved, own.tokens)
+    return (warning,) if warning else ()
 
 
 def _cost(planned: PlannedStage, packed: Manifest, batches: BatchPlan, line: Line, store: Store) -> cost.Cost:
