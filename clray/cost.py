@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clray.spec.adapter import COMPLETE
 from clray.spec.stream import Compute
 
 CPU_FLOPS_PER_SECOND = 3e10
@@ -35,6 +36,12 @@ def model_shape(config: Any, parameters: int) -> dict[str, int]:
     }
 
 
+def grown(shape: dict[str, int], layers: int) -> dict[str, int]:
+    """The shape of the model with so many layers more, each of the mean size."""
+    more = _body(shape) * layers // shape["layers"]
+    return {**shape, "layers": shape["layers"] + layers, "parameters": shape["parameters"] + more}
+
+
 def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int, adapter: dict[str, Any]) -> float:
     """FLOPs of forward and backward over the tokens.
 
@@ -45,6 +52,8 @@ def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int
     """
     embedding, body, frozen = _embedding(shape), _body(shape), _frozen(adapter)
     body_factor = embedding_factor = 6.0 if adapter["kind"] == "full" else 4.0
+    if adapter["kind"] == "expansion":
+        body_factor += 2 * adapter["layers"] / shape["layers"]
     if frozen["embeddings"] and shape["tied"]:
         embedding_factor = 4.0
     saved = (4 if frozen["embeddings"] else 2) * body * frozen["layers"] / shape["layers"]
@@ -56,12 +65,14 @@ def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int
 
 
 def trained_parameters(shape: dict[str, int], adapter: dict[str, Any]) -> int:
-    """Weights that are trained: all that are not frozen, or those of a LoRA on all linear modules of Llama-shaped
-    blocks; roughly."""
+    """Weights that are trained: all that are not frozen, those of new layers, or those of a LoRA on all linear modules
+    of Llama-shaped blocks; roughly."""
     if adapter["kind"] == "full":
         frozen = _frozen(adapter)
         kept = _body(shape) * frozen["layers"] // shape["layers"] + frozen["embeddings"] * _embedding(shape)
         return shape["parameters"] - int(kept)
+    if adapter["kind"] == "expansion":
+        return _body(shape) * adapter["layers"] // shape["layers"]
     return int(shape["layers"] * adapter["rank"] * shape["hidden"] * 20)
 
 
@@ -91,7 +102,7 @@ class SavedBytes:
 def saved_bytes(shape: dict[str, int], recipe: dict[str, Any]) -> SavedBytes:
     """What a stage writes: its weights or adapter; fp32 weights and two moments of all that is trained."""
     trained = trained_parameters(shape, recipe["adapter"])
-    written = shape["parameters"] if recipe["adapter"]["kind"] == "full" else trained
+    written = shape["parameters"] if recipe["adapter"]["kind"] in COMPLETE else trained
     return SavedBytes(weights=(4 if recipe["precision"] == "fp32" else 2) * written, checkpoint=12 * trained)
 
 

@@ -29,7 +29,8 @@ from clray.spec.stream import Stage, Stream
 class PlannedStage:
     """One stage of a line: the key of the generation it makes, and all that the key is made of.
 
-    `generator` is the stage, trained alone, that writes the `pseudo` samples of this one, where it wants any.
+    `shape` is that of the model it trains (see cost.model_shape). `generator` is the stage, trained alone, that writes
+    the `pseudo` samples of this one, where it wants any.
     """
 
     stage: Stage
@@ -42,6 +43,7 @@ class PlannedStage:
     own: records.RecordSpec
     past: tuple[tuple[str, records.RecordSpec], ...]
     seed: int
+    shape: dict[str, int]
     generator: PlannedStage | None = None
     pseudo: PseudoSpec | None = None
 
@@ -146,13 +148,14 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
     base = prepare_base(stream, store, now())
     parent = base.generation.key
     parent_stage: dict[str, Any] = {}
+    shape: dict[str, int] = base.generation.training["shape"]
     stages: list[PlannedStage] = []
     for index, stage in enumerate(stream.sequence, 1):
         recipe = resolve(stream, stage, parent_stage, first=index == 1)
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
         _check_adapter(stage, recipe, parent_stage)
-        _check_layers(stage, recipe, base)
+        shape = _grown(stage, recipe, parent_stage, shape)
         own = _records(stream, stage, recipe, base, store)
         earlier = stream.sequence[: index - 1] if recipe.replays else ()
         replay = _replay(stage, earlier, recipe, store)
@@ -171,6 +174,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
                 own=own,
                 past=past,
                 seed=stream.seed,
+                shape=shape,
                 **_imitation(stage, recipe, own, base, stream.seed),
             )
         )
@@ -192,6 +196,7 @@ def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
             recipe=recipe,
             parent_stage={},
             replay=recipe.resolved["replay"],
+            shape=_grown(planned.stage, recipe, {}, line.base.generation.training["shape"]),
             past=(),
         )
         experts.append(
@@ -235,6 +240,7 @@ def _imitation(stage: Stage, recipe: Recipe, own: records.RecordSpec, base: Base
         own=inputs,
         past=(),
         seed=seed,
+        shape=base.generation.training["shape"],
     )
     pseudo = PseudoSpec(
         generator=generator.key,
@@ -310,14 +316,28 @@ def _check_adapter(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -
         )
 
 
-def _check_layers(stage: Stage, recipe: Recipe, base: Base) -> None:
-    """Raises SpecError where more layers are to be frozen than there are."""
-    frozen, there = (recipe.resolved["adapter"].get("freeze") or {}).get("layers", 0), base.layers
+def _grown(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any], shape: dict[str, int]) -> dict[str, int]:
+    """The shape of the model that the stage trains on top of a parent of `shape`, which an expansion adds layers to.
+
+    Raises SpecError where more layers are to be frozen, or to be added to, than there are.
+    """
+    adapter, there = recipe.resolved["adapter"], shape["layers"]
+    frozen = (adapter.get("freeze") or {}).get("layers", 0)
     if frozen > there:
         raise SpecError(
             f"stage '{stage.name}': adapter.freeze.layers {frozen} is more than the {there} layers of the model; give "
             f"at most {there}"
         )
+    if adapter["kind"] != "expansion" or adapter == parent_stage.get("adapter"):
+        return shape
+    new, every = adapter["layers"], adapter.get("every", 1)
+    if new * every > there:
+        raise SpecError(
+            f"stage '{stage.name}': adapter expansion of {new} layers, one on every {every}, takes {new * every} "
+            f"layers to stand on, and the model has {there}; give at most {there // every}"
+            + (" or a smaller 'every'" if every > 1 else "")
+        )
+    return cost.grown(shape, new)
 
 
 def check_space(plan: Plan) -> None:
@@ -325,8 +345,8 @@ def check_space(plan: Plan) -> None:
     free = plan.store.free_bytes()
     if free is None or not plan.missing:
         return
-    compute, shape = plan.stream.compute, plan.lines[0].base.generation.training["shape"]
-    sizes = [cost.saved_bytes(shape, stage.recipe.resolved) for stage in plan.missing]
+    compute = plan.stream.compute
+    sizes = [cost.saved_bytes(stage.shape, stage.recipe.resolved) for stage in plan.missing]
     wanted = sum(size.weights for size in sizes) + (compute.checkpoint.keep + 1) * max(s.checkpoint for s in sizes)
     if wanted > free:
         raise StorageError(

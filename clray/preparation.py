@@ -63,7 +63,7 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         draws=draws,
         batches=batches,
         cost=_cost(planned, packed, batches, line, store),
-        notes=(*_notes(provisional, evidence, draws), *_domain(planned, own, line)),
+        notes=(*_notes(provisional, evidence, draws), *_domain(planned, own)),
         provisional=provisional,
     )
 
@@ -118,17 +118,16 @@ def _notes(provisional: bool, evidence: Evidence | None, draws: tuple[Draw, ...]
     return (text,)
 
 
-def _domain(planned: PlannedStage, own: Manifest, line: Line) -> tuple[str, ...]:
+def _domain(planned: PlannedStage, own: Manifest) -> tuple[str, ...]:
     """What a person should know of the size of the stage's own text before the model is trained on it."""
-    warning = small_domain(line.base.generation.training["shape"], planned.recipe.resolved, own.tokens)
+    warning = small_domain(planned.shape, planned.recipe.resolved, own.tokens)
     return (warning,) if warning else ()
 
 
 def _cost(planned: PlannedStage, packed: Manifest, batches: BatchPlan, line: Line, store: Store) -> cost.Cost:
-    shape = line.base.generation.training["shape"]
     seen = batches.total / packed.rows
     return cost.estimate(
-        shape=shape,
+        shape=planned.shape,
         recipe=planned.recipe.resolved,
         compute=line.stream.compute,
         tokens=round(packed.tokens * seen),

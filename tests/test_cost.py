@@ -2,7 +2,7 @@
 
 import pytest
 
-from clray.cost import flops, trained_parameters
+from clray.cost import flops, grown, saved_bytes, trained_parameters
 
 SHAPE = {"parameters": 1000, "hidden": 10, "layers": 4, "vocabulary": 20, "tied": 1}
 """200 embeddings, tied, and 4 layers of 200 weights each."""
@@ -25,3 +25,11 @@ def test_frozen_weights_take_no_gradient_and_below_them_none_passes(adapter, tra
     """Attention: 6 * 4 layers * 10 wide * length 1."""
     assert trained_parameters(SHAPE, adapter) == trained
     assert flops(SHAPE, 1, 1, 1, adapter) == weights + 240
+
+
+def test_new_layers_alone_are_trained_and_the_whole_model_is_written():
+    """2 new layers of 200 on 4: gradients of inputs everywhere, of weights in the new ones; 6 layers of attention."""
+    shape, adapter = grown(SHAPE, 2), {"kind": "expansion", "layers": 2}
+    assert (shape["layers"], shape["parameters"], trained_parameters(shape, adapter)) == (6, 1400, 400)
+    assert flops(shape, 1, 1, 1, adapter) == pytest.approx(4 * 1200 + 2 * 400 + 4 * 200 + 360)
+    assert saved_bytes(shape, {"adapter": adapter, "precision": "bf16"}).weights == 2 * 1400

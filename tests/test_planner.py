@@ -49,3 +49,28 @@ def test_experts_begin_an_infinite_schedule_of_their_own(stream):
     assert [stage.recipe.resolved["schedule"].get("begins") for stage in chain] == [None, "constant", "constant"]
     assert not any("begins" in stage.recipe.resolved["schedule"] for stage in alone)
     assert alone[0].key == chain[0].key
+
+
+def layers(plan):
+    return [stage.shape["layers"] for stage in plan.lines[0].stages]
+
+
+def test_an_expansion_adds_its_layers_once_and_another_one_its_own(stream):
+    expand = "method.adapter={kind: expansion, layers: 2}"
+    assert layers(plan_of(stream, expand)) == [4, 4, 4]
+    other = "stages.y.method={adapter: {kind: expansion, layers: 1}}"
+    plan = plan_of(stream, expand, other, "experts=true")
+    assert layers(plan) == [4, 5, 7]
+    assert [line.stages[0].shape["layers"] for line in plan.experts] == [4, 3, 4]
+    freeze = "stages.z.method={adapter: {kind: full, freeze: {layers: 4}}}"
+    assert layers(plan_of(stream, expand, freeze)) == [4, 4, 4]
+
+
+def test_more_new_layers_than_there_are_to_stand_on_is_refused(stream):
+    assert complaint(stream, "method.adapter={kind: expansion, layers: 3}") == (
+        "stage 'x': adapter expansion of 3 layers, one on every 1, takes 3 layers to stand on, and the model has 2; "
+        "give at most 2"
+    )
+    assert "give at most 1 or a smaller 'every'" in complaint(
+        stream, "method.adapter={kind: expansion, layers: 2, every: 2}"
+    )

@@ -31,11 +31,6 @@ class Base:
     tokenizer_digest: str
     max_positions: int | None
 
-    @property
-    def layers(self) -> int:
-        """Its transformer layers."""
-        return int(self.generation.training["shape"]["layers"])
-
 
 def prepare_base(stream: Stream, store: Store, created: str) -> Base:
     """The stream's base model as committed generation 0.

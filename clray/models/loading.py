@@ -13,6 +13,7 @@ from clray.errors import ModelError, StorageError
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.models import (
+    expansion,
     layers,
     stacks,
     varlen,  # noqa: F401  (makes its name known to transformers)
@@ -92,7 +93,8 @@ def trainable_model(
 ) -> tuple[Any, str | None]:
     """The model that a stage trains, and the key of the complete generation below its adapter (None: it is complete).
 
-    A LoRA stage goes on with its parent's adapter where both have the same shape, a stack of blocks gets one more
+    A LoRA stage goes on with its parent's adapter where both have the same shape, and an expansion with its parent's
+    new layers, a stack of blocks gets one more
     where parent and stage both have one; else the parent is merged and a new adapter starts on top of it. Frozen
     weights take no gradient.
     """
@@ -102,6 +104,11 @@ def trainable_model(
         if adapter.get("freeze"):
             layers.freeze(model, adapter["freeze"])
         return model, None
+    if adapter["kind"] == "expansion":
+        model = load_model(store, parent.key, *options)
+        if parent.stage.get("adapter") != adapter:
+            model = expansion.expand(model, adapter)
+        return expansion.train_new_layers(model, adapter), None
     if is_stack(adapter):
         earlier = stacks.of_parent(parent, adapter, whole_weights(store, parent))
         bottom = parent.base if earlier else parent.key

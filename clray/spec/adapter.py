@@ -32,6 +32,23 @@ class FullAdapter(Strict):
     freeze: Freeze | None = Field(None, description="parts that are not trained; default: none")
 
 
+class ExpansionAdapter(Strict):
+    """New transformer layers between the old ones, which alone are trained (block expansion: LLaMA Pro, Wu et al.,
+    arXiv 2401.02415).
+
+    A new layer is a copy of the one below it whose attention and MLP add nothing at first, so that the stage begins
+    with exactly what its parent computes. The generation is a complete model with more layers. A stage whose parent was
+    made by the same expansion goes on training its new layers and adds none, as with `lora`; one with another number
+    of layers adds its own.
+    """
+
+    kind: Literal["expansion"] = "expansion"
+    layers: int = Field(ge=1, description="new layers, spread evenly: the last one stands on top")
+    every: int | None = Field(
+        None, ge=1, description="old layers between two new ones, counted from the top; default: spread over them all"
+    )
+
+
 class LowRank(Strict):
     """Shape of a low-rank update."""
 
@@ -129,6 +146,9 @@ class SaptAdapter(Stack):
 
 
 Adapter = Annotated[
-    FullAdapter | LoraAdapter | LoraStackAdapter | OLoraAdapter | SaptAdapter, Field(discriminator="kind")
+    FullAdapter | ExpansionAdapter | LoraAdapter | LoraStackAdapter | OLoraAdapter | SaptAdapter,
+    Field(discriminator="kind"),
 ]
 STACKS = frozenset({"lora_stack", "olora", "sapt"})
+COMPLETE = frozenset({"full", "expansion"})
+"""Kinds whose generation is a whole model, with nothing below it."""
