@@ -99,11 +99,13 @@ class SavedBytes:
     checkpoint: float
 
 
-def saved_bytes(shape: dict[str, int], recipe: dict[str, Any]) -> SavedBytes:
-    """What a stage writes: its weights or adapter; fp32 weights and two moments of all that is trained."""
+def saved_bytes(shape: dict[str, int], recipe: dict[str, Any], keeps_state: bool = False) -> SavedBytes:
+    """What a stage writes: its weights or adapter, with the moments where they are kept; in a checkpoint fp32 weights
+    and two moments of all that is trained."""
     trained = trained_parameters(shape, recipe["adapter"])
     written = shape["parameters"] if recipe["adapter"]["kind"] in COMPLETE else trained
-    return SavedBytes(weights=(4 if recipe["precision"] == "fp32" else 2) * written, checkpoint=12 * trained)
+    weights = (4 if recipe["precision"] == "fp32" else 2) * written + 8 * trained * keeps_state
+    return SavedBytes(weights=weights, checkpoint=12 * trained)
 
 
 def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> float:

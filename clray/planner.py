@@ -19,6 +19,7 @@ from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
 from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
+from clray.models.stack_kinds import is_stack
 from clray.ray_session import quiet
 from clray.spec import loading
 from clray.spec.recipe import Recipe, alone, generator_recipe, resolve
@@ -29,7 +30,8 @@ from clray.spec.stream import Stage, Stream
 class PlannedStage:
     """One stage of a line: the key of the generation it makes, and all that the key is made of.
 
-    `shape` is that of the model it trains (see cost.model_shape). `generator` is the stage, trained alone, that writes
+    `shape` is that of the model it trains (see cost.model_shape). `keeps_state` says that the optimiser's state is
+    wanted after it, by a later stage of any line. `generator` is the stage, trained alone, that writes
     the `pseudo` samples of this one, where it wants any.
     """
 
@@ -44,6 +46,7 @@ class PlannedStage:
     past: tuple[tuple[str, records.RecordSpec], ...]
     seed: int
     shape: dict[str, int]
+    keeps_state: bool = False
     generator: PlannedStage | None = None
     pseudo: PseudoSpec | None = None
 
@@ -133,14 +136,26 @@ def make_plan(stream: Stream) -> Plan:
     lines += [plan_line(name, loading.variant(stream, name), store) for name in stream.controls]
     base = lines[0].base
     experts = plan_experts(lines[0], store) if stream.experts else ()
+    kept = _kept(lines)
     return Plan(
         stream=stream,
         store=store,
-        lines=tuple(lines),
-        experts=experts,
+        lines=tuple(_keeping(line, kept) for line in lines),
+        experts=tuple(_keeping(line, kept) for line in experts),
         generators=plan_generators((*lines, *experts)),
         tasks=tuple(_task(stream, number, base, store) for number in range(len(stream.tasks))),
     )
+
+
+def _kept(lines: Sequence[Line]) -> set[str]:
+    """Keys of the generations whose optimiser's state is wanted: by a stage of any line, or by one still to come."""
+    stages = [stage for line in lines for stage in line.stages]
+    return {s.key for s in stages if s.recipe.keeps} | {s.parent for s in stages if s.recipe.carries}
+
+
+def _keeping(line: Line, kept: set[str]) -> Line:
+    """The line, its stages told which of them keep the optimiser's state."""
+    return replace(line, stages=tuple(replace(stage, keeps_state=stage.key in kept) for stage in line.stages))
 
 
 def plan_line(name: str, stream: Stream, store: Store) -> Line:
@@ -155,6 +170,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
         _check_adapter(stage, recipe, parent_stage)
+        _check_carried(stage, recipe, parent_stage)
         shape = _grown(stage, recipe, parent_stage, shape)
         own = _records(stream, stage, recipe, base, store)
         earlier = stream.sequence[: index - 1] if recipe.replays else ()
@@ -316,6 +332,27 @@ def _check_adapter(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -
         )
 
 
+def _check_carried(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -> None:
+    """Raises SpecError where the optimiser's state is to be carried and the parent cannot have it."""
+    if not recipe.keeps:
+        return
+    adapter, before = recipe.resolved["adapter"], parent_stage.get("adapter")
+    if before is None and recipe.inheritance["optimiser.state"][1] == "stage":
+        why = "it starts from the base model, which has no optimiser state; say it for the stream, or for a later stage"
+    elif is_stack(adapter):
+        why = (
+            f"adapter {adapter['kind']} trains a new block in each stage, which no optimiser has seen before; say reset"
+        )
+    elif before is not None and before != adapter:
+        why = (
+            f"its parent trained adapter {json.dumps(before)} and it trains {json.dumps(adapter)}, which are other "
+            "weights; give both the same adapter, or this stage optimiser.state reset"
+        )
+    else:
+        return
+    raise SpecError(f"stage '{stage.name}': optimiser.state carry: {why}")
+
+
 def _grown(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any], shape: dict[str, int]) -> dict[str, int]:
     """The shape of the model that the stage trains on top of a parent of `shape`, which an expansion adds layers to.
 
@@ -346,7 +383,7 @@ def check_space(plan: Plan) -> None:
     if free is None or not plan.missing:
         return
     compute = plan.stream.compute
-    sizes = [cost.saved_bytes(stage.shape, stage.recipe.resolved) for stage in plan.missing]
+    sizes = [cost.saved_bytes(stage.shape, stage.recipe.resolved, stage.keeps_state) for stage in plan.missing]
     wanted = sum(size.weights for size in sizes) + (compute.checkpoint.keep + 1) * max(s.checkpoint for s in sizes)
     if wanted > free:
         raise StorageError(

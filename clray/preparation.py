@@ -14,6 +14,7 @@ from clray.lineage.store import Store
 from clray.planner import Line, PlannedStage
 from clray.replay.draw import Draw, Index, draw
 from clray.replay.inscl import Evidence
+from clray.train import carry
 from clray.train.order import StageOrder
 
 NEAR_EQUAL = 1.1
@@ -38,13 +39,19 @@ class PreparedStage:
 
 
 def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedStage:
-    """The stage with its records prepared (on Ray Data), its replay drawn and its steps counted."""
+    """The stage with its records prepared (on Ray Data), its replay drawn and its steps counted.
+
+    Raises StorageError where it goes on with the optimiser's state of a generation that is there without it.
+    """
+    parent = store.generation(planned.parent)
+    if planned.recipe.carries and parent is not None:
+        carry.files_of(store, parent)
     own = records.prepare(planned.own, store)
     past = [(name, records.prepare(spec, store)) for name, spec in planned.past]
     recipe = planned.recipe.resolved
     own_index = mixture.index_of(store, planned.stage.name, own)
     indexes = [mixture.index_of(store, *item) for item in past]
-    provisional = _waits_for_parent(planned) and store.generation(planned.parent) is None
+    provisional = _waits_for_parent(planned) and parent is None
     evidence = None if provisional else _evidence(planned, own_index, indexes, store, line)
     draws = tuple(draw(recipe["replay"], own_index, indexes, planned.seed, evidence))
     mixed = mixture.MixtureSpec(
@@ -82,6 +89,7 @@ def order_of(prepared: PreparedStage, line: Line, store: Store) -> StageOrder:
         attention=model.attention,
         trust_remote_code=model.trust_remote_code,
         pseudo=planned.pseudo.path if planned.pseudo else "",
+        keep_state=planned.keeps_state,
     )
 
 

@@ -74,3 +74,36 @@ def test_more_new_layers_than_there_are_to_stand_on_is_refused(stream):
     assert "give at most 1 or a smaller 'every'" in complaint(
         stream, "method.adapter={kind: expansion, layers: 2, every: 2}"
     )
+
+
+def kept(line):
+    return [stage.keeps_state for stage in line.stages]
+
+
+def test_the_state_is_kept_for_whoever_carries_it_in_any_line(stream):
+    plan = plan_of(stream, "stages.z.optimiser={state: carry}", "experts=true")
+    assert kept(plan.lines[0]) == [False, True, True]
+    assert [stage.recipe.carries for stage in plan.lines[0].stages] == [False, False, True]
+    control = plan_of(stream, "controls={on: {stages.y.optimiser: {state: carry}}}", "experts=true")
+    assert kept(control.lines[0]) == [True, False, False] and kept(control.lines[1]) == [True, True, True]
+    assert control.lines[0].keys[1] == control.lines[1].keys[1] and kept(control.experts[0]) == [True]
+
+
+def test_carrying_changes_no_key_of_a_first_stage_or_an_expert(stream):
+    plain, carried = plan_of(stream, "experts=true"), plan_of(stream, "optimiser={state: carry}", "experts=true")
+    same = [a == b for a, b in zip(plain.lines[0].keys, carried.lines[0].keys, strict=True)]
+    assert same == [True, True, False, False]
+    assert [line.keys for line in plain.experts] == [line.keys for line in carried.experts]
+    assert plan_of(stream, "optimiser={state: reset}").lines[0].keys == plain.lines[0].keys
+
+
+def test_state_that_the_parent_cannot_have_is_refused(stream):
+    carry = "optimiser={state: carry}"
+    assert "stage 'x': optimiser.state carry: it starts from the base model" in complaint(stream, f"stages.x.{carry}")
+    assert "adapter lora_stack trains a new block" in complaint(stream, carry, "method.adapter={kind: lora_stack}")
+    other = "stages.y.method={adapter: {kind: lora}}"
+    text = complaint(stream, carry, other)
+    assert "stage 'y'" in text and 'its parent trained adapter {"kind": "full"}' in text and "other weights" in text
+    assert plan_of(stream, carry, other, "stages.y.optimiser={state: reset}", "stages.z.optimiser={state: reset}")
+    expand = "method.adapter={kind: expansion, layers: 1}"
+    assert [stage.recipe.carries for stage in plan_of(stream, carry, expand).lines[0].stages] == [False, True, True]

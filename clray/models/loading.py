@@ -69,7 +69,7 @@ def require(store: Store, key: str) -> Generation:
 
 def whole_weights(store: Store, generation: Generation) -> Path:
     """Local folder with the generation's weights; StorageError where a file is not what was written."""
-    digests = {name.removeprefix("weights/"): sha256 for name, sha256 in generation.files.items()}
+    digests = generation.files_below("weights")
     folder = f"generations/{generation.key}/weights"
     damaged = store.damaged(folder, digests)
     if damaged:

@@ -28,7 +28,7 @@ class Method(Strict):
 
 
 class Optimiser(Strict):
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101). Its state starts afresh at each stage."""
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101)."""
 
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -36,6 +36,11 @@ class Optimiser(Strict):
     epsilon: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="decoupled; matrices only, never biases or norms")
     clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0 turns clipping off")
+    state: Literal["reset", "carry"] = Field(
+        "reset",
+        description="carry: a stage goes on with the moments and the count of steps of its parent generation, which "
+        "trained the same weights, and leaves its own beside its generation; the first stage has none to go on with",
+    )
 
 
 class Batch(Strict):

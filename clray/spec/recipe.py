@@ -32,6 +32,16 @@ class Recipe:
         """Whether earlier examples may be shown again."""
         return bool(self.resolved["replay"]["kind"] != "none")
 
+    @property
+    def carries(self) -> bool:
+        """Whether it goes on with the optimiser's state of its parent generation."""
+        return bool(self.resolved["optimiser"].get("state") == "carry")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it leaves the optimiser's state to whatever may follow: it was said to carry, even as the first."""
+        return bool(self.inheritance.get("optimiser.state", ("reset", ""))[0] == "carry")
+
 
 def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = False) -> Recipe:
     """The recipe of `stage` on top of a parent whose resolved stage is `parent` (empty for generation 0).
@@ -56,7 +66,7 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
             "length": stage.length.model_dump(exclude_none=True),
             "sequence_length": length,
             "batch": _batch(stage, stream, parent, length, origins),
-            "optimiser": optimiser,
+            "optimiser": _optimiser(optimiser, carry=bool(parent)),
             "precision": stream.compute.precision,
             **method,
         },
@@ -67,7 +77,11 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
 def alone(recipe: Recipe) -> Recipe:
     """The recipe of the same stage on top of the base model, without a past: nothing replayed or gone on with."""
     resolved = recipe.resolved
-    changes = {"replay": NoReplay().model_dump(mode="json"), "schedule": _continued(resolved["schedule"], None)}
+    changes = {
+        "replay": NoReplay().model_dump(mode="json"),
+        "schedule": _continued(resolved["schedule"], None),
+        "optimiser": _optimiser(resolved["optimiser"], carry=False),
+    }
     return Recipe(resolved={**resolved, **changes}, inheritance=recipe.inheritance)
 
 
@@ -83,11 +97,17 @@ def generator_recipe(recipe: Recipe) -> Recipe | None:
         "length": wanted["length"],
         "sequence_length": recipe.resolved["sequence_length"],
         "batch": wanted["batch"],
-        "optimiser": Optimiser(learning_rate=wanted["learning_rate"]).model_dump(mode="json"),
+        "optimiser": _optimiser(Optimiser(learning_rate=wanted["learning_rate"]).model_dump(mode="json"), carry=False),
         "precision": recipe.resolved["precision"],
         **method.model_dump(mode="json", exclude_none=True),
     }
     return Recipe(resolved=resolved, inheritance={})
+
+
+def _optimiser(settings: dict[str, Any], carry: bool) -> dict[str, Any]:
+    """The optimiser's settings; `state` stands in them only where there is one to `carry`, and it is wanted."""
+    carried = carry and settings.get("state") == "carry"
+    return {name: value for name, value in settings.items() if name != "state" or carried}
 
 
 def _continued(schedule: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
@@ -145,6 +165,8 @@ def describe(recipe: Recipe, parent: dict[str, Any]) -> list[str]:
             lines.append(f"overrides {name}: {_short(before[name])} -> {_short(value)} ({origin})")
     if recipe.resolved["schedule"].get("begins") == "constant":
         lines.append("schedule infinite goes on at its constant rate: no warm-up")
+    if recipe.carries:
+        lines.append("AdamW goes on with the moments and the count of steps of the parent generation")
     return lines
 
 

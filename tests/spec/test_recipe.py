@@ -4,7 +4,7 @@ import pytest
 
 from clray.lineage.key import digest
 from clray.spec import loading
-from clray.spec.recipe import alone, describe, resolve
+from clray.spec.recipe import alone, describe, generator_recipe, resolve
 
 TEXT = """
 name: a
@@ -67,6 +67,21 @@ stages: [{name: x, kind: pretrain, data: builtin:docs}, {name: y, kind: instruct
 def test_choices_that_came_later_change_no_earlier_recipe(setting, expected):
     """Digests of both resolved stages, taken at commit ceebf26, before there was anything to continue from."""
     assert digest([recipe.resolved for recipe in chain(TWO, [setting])]) == expected
+
+
+def test_generators_of_pseudo_samples_keep_their_recipe():
+    first, _ = chain(TWO, ["method.adapter={kind: sapt, reflection: {source: pseudo}}"])
+    assert digest(generator_recipe(first).resolved) == "c31fb473edfaa66719fd0613313114f9"
+
+
+def test_the_optimisers_state_is_carried_from_the_second_stage_on_and_inherited():
+    recipes = chain(TEXT, ["stages.y.optimiser={state: carry}"])
+    assert [recipe.resolved["optimiser"].get("state") for recipe in recipes] == [None, "carry", "carry"]
+    assert recipes[2].inheritance["optimiser.state"] == ("carry", "inherited")
+    assert any(line.startswith("AdamW goes on") for line in describe(recipes[2], recipes[1].resolved))
+    assert "state" not in alone(recipes[1]).resolved["optimiser"]
+    whole = chain(TEXT, ["optimiser={state: carry}"])
+    assert [(recipe.carries, recipe.keeps) for recipe in whole] == [(False, True), (True, True), (True, True)]
 
 
 INFINITE = """
