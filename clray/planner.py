@@ -170,6 +170,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
         _check_adapter(stage, recipe, parent_stage)
+        _check_schedule(stage, recipe)
         _check_carried(stage, recipe, parent_stage)
         shape = _grown(stage, recipe, parent_stage, shape)
         own = _records(stream, stage, recipe, base, store)
@@ -329,6 +330,19 @@ def _check_adapter(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -
         raise SpecError(
             f"stage '{stage.name}': it goes on from blocks under a shared attention, which cannot be merged into the "
             f"weights; give it adapter sapt with targets {json.dumps(before['targets'])}, or put it before them"
+        )
+
+
+def _check_schedule(stage: Stage, recipe: Recipe) -> None:
+    """Raises SpecError where the phases of an infinite schedule do not fit into the stage that has all of them."""
+    schedule = recipe.resolved["schedule"]
+    if schedule["kind"] != "infinite" or schedule.get("begins") == "constant":
+        return
+    phases = {name: schedule[name] for name in ("warmup", "cooldown", "anneal")}
+    if sum(phases.values()) > 1 + 1e-9:
+        raise SpecError(
+            f"stage '{stage.name}': schedule infinite: {' + '.join(f'{n} {v:g}' for n, v in phases.items())} are "
+            f"{sum(phases.values()):g} of the stage's steps, more than all of them; lower one"
         )
 
 

@@ -107,3 +107,14 @@ def test_state_that_the_parent_cannot_have_is_refused(stream):
     assert plan_of(stream, carry, other, "stages.y.optimiser={state: reset}", "stages.z.optimiser={state: reset}")
     expand = "method.adapter={kind: expansion, layers: 1}"
     assert [stage.recipe.carries for stage in plan_of(stream, carry, expand).lines[0].stages] == [False, True, True]
+
+
+def test_phases_of_an_infinite_schedule_must_fit_where_all_of_them_are_gone_through(stream):
+    long = "method.schedule={kind: infinite, warmup: 0.5, cooldown: 0.4, anneal: 0.2}"
+    assert complaint(stream, long) == (
+        "stage 'x': schedule infinite: warmup 0.5 + cooldown 0.4 + anneal 0.2 are 1.1 of the stage's steps, more than "
+        "all of them; lower one"
+    )
+    release = "stages.z.method={schedule: {kind: infinite, anneal: 1.0}}"
+    plan = plan_of(stream, "method.schedule={kind: infinite}", release)
+    assert plan.lines[0].stages[2].recipe.resolved["schedule"]["begins"] == "constant"

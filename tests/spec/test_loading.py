@@ -75,10 +75,6 @@ def test_each_mistake_names_line_value_and_mend(change, expected):
             "method.schedule={kind: infinite, constant: 2}",
             "'method.schedule.constant': input should be less than or equal to 1; found 2",
         ),
-        (
-            "method.schedule={kind: infinite, warmup: 0.5, cooldown: 0.4, anneal: 0.2}",
-            "'method.schedule': warmup 0.5 + cooldown 0.4 + anneal 0.2 are 1.1 of the stage's steps",
-        ),
         ("method.schedule={kind: infinite, constant: 0.05}", "final 0.1 is more than constant 0.05"),
         ("stages.y.kind=pretrain", "no item 'y'; there are x"),
         ("compute.workers={min: 3, max: 2}", "'compute.workers': min 3 is more than max 2"),
