@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from clray import cost
+from clray import continuing, cost
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
 from clray.evaluation.pseudo import PseudoSpec
@@ -19,7 +19,7 @@ from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
 from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
-from clray.models.stack_kinds import is_stack
+from clray.models.structure import check_layers
 from clray.ray_session import quiet
 from clray.spec import loading
 from clray.spec.recipe import Recipe, alone, generator_recipe, resolve
@@ -170,9 +170,9 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
         _check_adapter(stage, recipe, parent_stage)
-        _check_schedule(stage, recipe)
-        _check_carried(stage, recipe, parent_stage)
-        shape = _grown(stage, recipe, parent_stage, shape)
+        continuing.check_schedule(stage, recipe)
+        continuing.check_carried(stage, recipe, parent_stage)
+        shape = continuing.grown(stage, recipe, parent_stage, shape)
         own = _records(stream, stage, recipe, base, store)
         earlier = stream.sequence[: index - 1] if recipe.replays else ()
         replay = _replay(stage, earlier, recipe, store)
@@ -196,6 +196,10 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
             )
         )
         parent, parent_stage = key, recipe.resolved
+    adapters = [planned.recipe.resolved["adapter"] for planned in stages]
+    if any(continuing.looks_into_layers(adapter) for adapter in adapters):
+        expanding = any(adapter["kind"] == "expansion" for adapter in adapters)
+        check_layers(store.weights(base.generation.key), stream.model.trust_remote_code, expanding)
     return Line(name=name, stream=stream, base=base, stages=tuple(stages))
 
 
@@ -213,7 +217,7 @@ def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
             recipe=recipe,
             parent_stage={},
             replay=recipe.resolved["replay"],
-            shape=_grown(planned.stage, recipe, {}, line.base.generation.training["shape"]),
+            shape=continuing.grown(planned.stage, recipe, {}, line.base.generation.training["shape"]),
             past=(),
         )
         experts.append(
@@ -331,64 +335,6 @@ def _check_adapter(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -
             f"stage '{stage.name}': it goes on from blocks under a shared attention, which cannot be merged into the "
             f"weights; give it adapter sapt with targets {json.dumps(before['targets'])}, or put it before them"
         )
-
-
-def _check_schedule(stage: Stage, recipe: Recipe) -> None:
-    """Raises SpecError where the phases of an infinite schedule do not fit into the stage that has all of them."""
-    schedule = recipe.resolved["schedule"]
-    if schedule["kind"] != "infinite" or schedule.get("begins") == "constant":
-        return
-    phases = {name: schedule[name] for name in ("warmup", "cooldown", "anneal")}
-    if sum(phases.values()) > 1 + 1e-9:
-        raise SpecError(
-            f"stage '{stage.name}': schedule infinite: {' + '.join(f'{n} {v:g}' for n, v in phases.items())} are "
-            f"{sum(phases.values()):g} of the stage's steps, more than all of them; lower one"
-        )
-
-
-def _check_carried(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -> None:
-    """Raises SpecError where the optimiser's state is to be carried and the parent cannot have it."""
-    if not recipe.keeps:
-        return
-    adapter, before = recipe.resolved["adapter"], parent_stage.get("adapter")
-    if before is None and recipe.inheritance["optimiser.state"][1] == "stage":
-        why = "it starts from the base model, which has no optimiser state; say it for the stream, or for a later stage"
-    elif is_stack(adapter):
-        why = (
-            f"adapter {adapter['kind']} trains a new block in each stage, which no optimiser has seen before; say reset"
-        )
-    elif before is not None and before != adapter:
-        why = (
-            f"its parent trained adapter {json.dumps(before)} and it trains {json.dumps(adapter)}, which are other "
-            "weights; give both the same adapter, or this stage optimiser.state reset"
-        )
-    else:
-        return
-    raise SpecError(f"stage '{stage.name}': optimiser.state carry: {why}")
-
-
-def _grown(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any], shape: dict[str, int]) -> dict[str, int]:
-    """The shape of the model that the stage trains on top of a parent of `shape`, which an expansion adds layers to.
-
-    Raises SpecError where more layers are to be frozen, or to be added to, than there are.
-    """
-    adapter, there = recipe.resolved["adapter"], shape["layers"]
-    frozen = (adapter.get("freeze") or {}).get("layers", 0)
-    if frozen > there:
-        raise SpecError(
-            f"stage '{stage.name}': adapter.freeze.layers {frozen} is more than the {there} layers of the model; give "
-            f"at most {there}"
-        )
-    if adapter["kind"] != "expansion" or adapter == parent_stage.get("adapter"):
-        return shape
-    new, every = adapter["layers"], adapter.get("every", 1)
-    if new * every > there:
-        raise SpecError(
-            f"stage '{stage.name}': adapter expansion of {new} layers, one on every {every}, takes {new * every} "
-            f"layers to stand on, and the model has {there}; give at most {there // every}"
-            + (" or a smaller 'every'" if every > 1 else "")
-        )
-    return cost.grown(shape, new)
 
 
 def check_space(plan: Plan) -> None:

@@ -46,12 +46,13 @@ def expand(model: Any, adapter: dict[str, Any]) -> Any:
     grown.generation_config = model.generation_config
     lost = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lost or not _same(model, grown):
-        raise ModelError(
-            f"adapter expansion does not fit {type(model).__name__}: with new layers it would not compute what it did"
-            + (f" ({lost[0]} has no place)" if lost else "")
-            + "; give another adapter (lora, or full with freeze)"
-        )
+        raise unfit(model, f"{lost[0]} has no place" if lost else "with new layers it does not compute what it did")
     return grown
+
+
+def unfit(model: Any, why: str) -> ModelError:
+    """The error for a model that cannot be expanded."""
+    return ModelError(f"adapter expansion does not fit {type(model).__name__}: {why}; give another adapter (say lora)")
 
 
 def train_new_layers(model: Any, adapter: dict[str, Any]) -> Any:
