@@ -102,7 +102,7 @@ def summary(
     share = mixture["targets"] / mixture["tokens"]
 
     def reached(length: float) -> float:
-        return cost.flops(facts["shape"], speed, speed * share, length, stage.adapter == "full")
+        return cost.flops(facts["shape"], speed, speed * share, length, {"kind": stage.adapter})
 
     flops, inside = reached(settings.length), reached(mixture["seen_by_a_token"])
     return {

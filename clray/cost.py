@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clray.spec.adapter import COMPLETE
 from clray.spec.stream import Compute
 
 CPU_FLOPS_PER_SECOND = 3e10
@@ -35,28 +36,59 @@ def model_shape(config: Any, parameters: int) -> dict[str, int]:
     }
 
 
-def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int, full: bool) -> float:
+def grown(shape: dict[str, int], layers: int) -> dict[str, int]:
+    """The shape of the model with so many layers more, each of the mean size."""
+    more = _body(shape) * layers // shape["layers"]
+    return {**shape, "layers": shape["layers"] + layers, "parameters": shape["parameters"] + more}
+
+
+def flops(shape: dict[str, int], tokens: int, targets: int, sequence_length: int, adapter: dict[str, Any]) -> float:
     """FLOPs of forward and backward over the tokens.
 
-    6 a weight and token in full training, 4 with a frozen backbone (no weight gradient), weights without the
-    embedding look-up; the projection counts at target positions alone; causal attention adds
-    6 * layers * width * length a token (Chowdhery et al., arXiv 2204.02311, appendix B, halved by the mask).
+    6 a weight and token that is trained, 4 that is frozen (no weight gradient), 2 where no gradient passes below it
+    either: frozen layers above frozen embeddings. The embedding look-up is not counted, and the projection at target
+    positions alone; causal attention adds 6 * layers * width * length a token (Chowdhery et al., arXiv 2204.02311,
+    appendix B, halved by the mask).
     """
-    embedding = shape["vocabulary"] * shape["hidden"]
-    body = shape["parameters"] - embedding * (1 if shape["tied"] else 2)
-    factor = 6 if full else 4
+    embedding, body, frozen = _embedding(shape), _body(shape), _frozen(adapter)
+    body_factor = embedding_factor = 6.0 if adapter["kind"] == "full" else 4.0
+    if adapter["kind"] == "expansion":
+        body_factor += 2 * adapter["layers"] / shape["layers"]
+    if frozen["embeddings"] and shape["tied"]:
+        embedding_factor = 4.0
+    saved = (4 if frozen["embeddings"] else 2) * body * frozen["layers"] / shape["layers"]
     return (
-        factor * body * tokens
-        + factor * embedding * targets
+        (body_factor * body - saved) * tokens
+        + embedding_factor * embedding * targets
         + 6.0 * shape["layers"] * shape["hidden"] * sequence_length * tokens
     )
 
 
 def trained_parameters(shape: dict[str, int], adapter: dict[str, Any]) -> int:
-    """Weights that are trained: all, or those of a LoRA on all linear modules of Llama-shaped blocks, roughly."""
+    """Weights that are trained: all that are not frozen, those of new layers, or those of a LoRA on all linear modules
+    of Llama-shaped blocks; roughly."""
     if adapter["kind"] == "full":
-        return shape["parameters"]
+        frozen = _frozen(adapter)
+        kept = _body(shape) * frozen["layers"] // shape["layers"] + frozen["embeddings"] * _embedding(shape)
+        return shape["parameters"] - int(kept)
+    if adapter["kind"] == "expansion":
+        return _body(shape) * adapter["layers"] // shape["layers"]
     return int(shape["layers"] * adapter["rank"] * shape["hidden"] * 20)
+
+
+def _embedding(shape: dict[str, int]) -> int:
+    """Weights of the embedding table."""
+    return shape["vocabulary"] * shape["hidden"]
+
+
+def _body(shape: dict[str, int]) -> int:
+    """Weights without the embeddings."""
+    return shape["parameters"] - _embedding(shape) * (1 if shape["tied"] else 2)
+
+
+def _frozen(adapter: dict[str, Any]) -> dict[str, Any]:
+    """What full training leaves as it is."""
+    return adapter.get("freeze") or {"embeddings": False, "layers": 0}
 
 
 @dataclass(frozen=True)
@@ -67,10 +99,13 @@ class SavedBytes:
     checkpoint: float
 
 
-def saved_bytes(shape: dict[str, int], recipe: dict[str, Any]) -> SavedBytes:
-    """What a stage writes: its weights or adapter; fp32 weights and two moments of all that is trained."""
+def saved_bytes(shape: dict[str, int], recipe: dict[str, Any], keeps_state: bool = False) -> SavedBytes:
+    """What a stage writes: its weights or adapter, with the moments where they are kept; in a checkpoint fp32 weights
+    and two moments of all that is trained."""
     trained = trained_parameters(shape, recipe["adapter"])
-    return SavedBytes(weights=(4 if recipe["precision"] == "fp32" else 2) * trained, checkpoint=12 * trained)
+    written = shape["parameters"] if recipe["adapter"]["kind"] in COMPLETE else trained
+    weights = (4 if recipe["precision"] == "fp32" else 2) * written + 8 * trained * keeps_state
+    return SavedBytes(weights=weights, checkpoint=12 * trained)
 
 
 def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> float:
@@ -100,7 +135,7 @@ def estimate(
     speeds: Sequence[float],
 ) -> Cost:
     """The cost of a stage; `speeds` are FLOP/s that earlier generations of the store reached, oldest first."""
-    amount = flops(shape, tokens, targets, recipe["sequence_length"], recipe["adapter"]["kind"] == "full")
+    amount = flops(shape, tokens, targets, recipe["sequence_length"], recipe["adapter"])
     guess = (GPU_FLOPS_PER_SECOND if compute.gpus_per_worker else CPU_FLOPS_PER_SECOND) * compute.workers.max
     speed = next((s for s in reversed(speeds) if s), guess)
     return Cost(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from clray import cost
+from clray import continuing, cost
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
 from clray.evaluation.pseudo import PseudoSpec
@@ -19,11 +19,11 @@ from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
 from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
+from clray.models.structure import check_layers
 from clray.ray_session import quiet
 from clray.similarity import Similarity, settled
 from clray.spec import loading
-from clray.spec.recipe import Recipe, generator_recipe, resolve
-from clray.spec.replay import NoReplay
+from clray.spec.recipe import Recipe, alone, generator_recipe, resolve
 from clray.spec.stream import Stage, Stream
 
 
@@ -31,7 +31,9 @@ from clray.spec.stream import Stage, Stream
 class PlannedStage:
     """One stage of a line: the key of the generation it makes, and all that the key is made of.
 
-    `generator` is the stage, trained alone, that writes the `pseudo` samples of this one, where it wants any.
+    `shape` is that of the model it trains (see cost.model_shape). `keeps_state` says that the optimiser's state is
+    wanted after it, by a later stage of any line. `generator` is the stage, trained alone, that writes
+    the `pseudo` samples of this one, where it wants any.
     """
 
     stage: Stage
@@ -44,6 +46,8 @@ class PlannedStage:
     own: records.RecordSpec
     past: tuple[tuple[str, records.RecordSpec], ...]
     seed: int
+    shape: dict[str, int]
+    keeps_state: bool = False
     generator: PlannedStage | None = None
     pseudo: PseudoSpec | None = None
 
@@ -145,11 +149,12 @@ def make_plan(stream: Stream, label: str = "") -> Plan:
     lines += [plan_line(name, loading.variant(stream, name), store) for name in stream.controls]
     base = lines[0].base
     experts = plan_experts(lines[0], store) if stream.experts else ()
+    kept = _kept(lines)
     return Plan(
         stream=stream,
         store=store,
-        lines=tuple(lines),
-        experts=experts,
+        lines=tuple(_keeping(line, kept) for line in lines),
+        experts=tuple(_keeping(line, kept) for line in experts),
         generators=plan_generators((*lines, *experts)),
         tasks=tuple(_task(stream, number, base, store) for number in range(len(stream.tasks))),
         similarity=similarity,
@@ -157,17 +162,32 @@ def make_plan(stream: Stream, label: str = "") -> Plan:
     )
 
 
+def _kept(lines: Sequence[Line]) -> set[str]:
+    """Keys of the generations whose optimiser's state is wanted: by a stage of any line, or by one still to come."""
+    stages = [stage for line in lines for stage in line.stages]
+    return {s.key for s in stages if s.recipe.keeps} | {s.parent for s in stages if s.recipe.carries}
+
+
+def _keeping(line: Line, kept: set[str]) -> Line:
+    """The line, its stages told which of them keep the optimiser's state."""
+    return replace(line, stages=tuple(replace(stage, keeps_state=stage.key in kept) for stage in line.stages))
+
+
 def plan_line(name: str, stream: Stream, store: Store) -> Line:
     """The chain of keys of one line."""
     base = prepare_base(stream, store, now())
     parent = base.generation.key
     parent_stage: dict[str, Any] = {}
+    shape: dict[str, int] = base.generation.training["shape"]
     stages: list[PlannedStage] = []
     for index, stage in enumerate(stream.sequence, 1):
         recipe = resolve(stream, stage, parent_stage, first=index == 1)
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
         _check_adapter(stage, recipe, parent_stage)
+        continuing.check_schedule(stage, recipe)
+        continuing.check_carried(stage, recipe, parent_stage)
+        shape = continuing.grown(stage, recipe, parent_stage, shape)
         own = _records(stream, stage, recipe, base, store)
         earlier = stream.sequence[: index - 1] if recipe.replays else ()
         replay = _replay(stage, earlier, recipe, store)
@@ -186,28 +206,33 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
                 own=own,
                 past=past,
                 seed=stream.seed,
+                shape=shape,
                 **_imitation(stage, recipe, own, base, stream.seed),
             )
         )
         parent, parent_stage = key, recipe.resolved
+    adapters = [planned.recipe.resolved["adapter"] for planned in stages]
+    if any(continuing.looks_into_layers(adapter) for adapter in adapters):
+        expanding = any(adapter["kind"] == "expansion" for adapter in adapters)
+        check_layers(store.weights(base.generation.key), stream.model.trust_remote_code, expanding)
     return Line(name=name, stream=stream, base=base, stages=tuple(stages))
 
 
 def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
     """A line for each stage of `line` alone: trained from the base model with the stage's recipe, without replay."""
     root = line.base.generation.key
-    alone = NoReplay().model_dump(mode="json")
     experts = []
     for planned in line.stages:
-        resolved = {**planned.recipe.resolved, "replay": alone}
+        recipe = alone(planned.recipe)
         stage = replace(
             planned,
             index=1,
             parent=root,
-            key=generation_key(root, resolved, [planned.own.digest], [], planned.seed),
-            recipe=replace(planned.recipe, resolved=resolved),
+            key=generation_key(root, recipe.resolved, [planned.own.digest], [], planned.seed),
+            recipe=recipe,
             parent_stage={},
-            replay=alone,
+            replay=recipe.resolved["replay"],
+            shape=continuing.grown(planned.stage, recipe, {}, line.base.generation.training["shape"]),
             past=(),
         )
         experts.append(
@@ -251,6 +276,7 @@ def _imitation(stage: Stage, recipe: Recipe, own: records.RecordSpec, base: Base
         own=inputs,
         past=(),
         seed=seed,
+        shape=base.generation.training["shape"],
     )
     pseudo = PseudoSpec(
         generator=generator.key,
@@ -331,8 +357,8 @@ def check_space(plan: Plan) -> None:
     free = plan.store.free_bytes()
     if free is None or not plan.missing:
         return
-    compute, shape = plan.stream.compute, plan.lines[0].base.generation.training["shape"]
-    sizes = [cost.saved_bytes(shape, stage.recipe.resolved) for stage in plan.missing]
+    compute = plan.stream.compute
+    sizes = [cost.saved_bytes(stage.shape, stage.recipe.resolved, stage.keeps_state) for stage in plan.missing]
     wanted = sum(size.weights for size in sizes) + (compute.checkpoint.keep + 1) * max(s.checkpoint for s in sizes)
     if wanted > free:
         raise StorageError(

@@ -8,11 +8,13 @@ from clray import cost
 from clray.data import mixture, records
 from clray.data.batches import BatchPlan, plan_batches
 from clray.data.manifest import Manifest
+from clray.domain_size import small_domain
 from clray.instructions.evidence import Survey
 from clray.lineage.store import Store
 from clray.planner import Line, PlannedStage
 from clray.replay.draw import Draw, Index, draw
 from clray.replay.inscl import Evidence
+from clray.train import carry
 from clray.train.order import StageOrder
 
 NEAR_EQUAL = 1.1
@@ -37,13 +39,19 @@ class PreparedStage:
 
 
 def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedStage:
-    """The stage with its records prepared (on Ray Data), its replay drawn and its steps counted."""
+    """The stage with its records prepared (on Ray Data), its replay drawn and its steps counted.
+
+    Raises StorageError where it goes on with the optimiser's state of a generation that is there without it.
+    """
+    parent = store.generation(planned.parent)
+    if planned.recipe.carries and parent is not None:
+        carry.files_of(store, parent)
     own = records.prepare(planned.own, store)
     past = [(name, records.prepare(spec, store)) for name, spec in planned.past]
     recipe = planned.recipe.resolved
     own_index = mixture.index_of(store, planned.stage.name, own)
     indexes = [mixture.index_of(store, *item) for item in past]
-    provisional = _waits_for_parent(planned) and store.generation(planned.parent) is None
+    provisional = _waits_for_parent(planned) and parent is None
     evidence = None if provisional else _evidence(planned, own_index, indexes, store, line)
     draws = tuple(draw(recipe["replay"], own_index, indexes, planned.seed, evidence))
     mixed = mixture.MixtureSpec(
@@ -62,7 +70,7 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         draws=draws,
         batches=batches,
         cost=_cost(planned, packed, batches, line, store),
-        notes=_notes(provisional, evidence, draws),
+        notes=(*_notes(provisional, evidence, draws), *_domain(planned, own)),
         provisional=provisional,
     )
 
@@ -81,6 +89,7 @@ def order_of(prepared: PreparedStage, line: Line, store: Store) -> StageOrder:
         attention=model.attention,
         trust_remote_code=model.trust_remote_code,
         pseudo=planned.pseudo.path if planned.pseudo else "",
+        keep_state=planned.keeps_state,
     )
 
 
@@ -117,11 +126,16 @@ def _notes(provisional: bool, evidence: Evidence | None, draws: tuple[Draw, ...]
     return (text,)
 
 
+def _domain(planned: PlannedStage, own: Manifest) -> tuple[str, ...]:
+    """What a person should know of the size of the stage's own text before the model is trained on it."""
+    warning = small_domain(planned.shape, planned.recipe.resolved, own.tokens)
+    return (warning,) if warning else ()
+
+
 def _cost(planned: PlannedStage, packed: Manifest, batches: BatchPlan, line: Line, store: Store) -> cost.Cost:
-    shape = line.base.generation.training["shape"]
     seen = batches.total / packed.rows
     return cost.estimate(
-        shape=shape,
+        shape=planned.shape,
         recipe=planned.recipe.resolved,
         compute=line.stream.compute,
         tokens=round(packed.tokens * seen),

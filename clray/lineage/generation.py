@@ -54,6 +54,11 @@ class Generation:
         """Whether the weights need no other generation below them."""
         return self.base == self.key
 
+    def files_below(self, folder: str) -> dict[str, str]:
+        """Name -> SHA-256 of the generation's files in that folder of its own."""
+        start = f"{folder}/"
+        return {name.removeprefix(start): mark for name, mark in self.files.items() if name.startswith(start)}
+
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values, for JSON."""
         return dataclasses.asdict(self)

@@ -3,6 +3,7 @@
     records/<digest>/     tokenised record sets          manifest.json committed last
     mixtures/<digest>/    packed shards                  manifest.json committed last
     generations/<key>/    weights/ and generation.json   generation.json committed last
+                          optimiser/ where a stage carries its state, see train/carry.py
     scores/<key>/         one JSON file a task           each written whole
     pseudo/               samples of a generator         each written whole
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py

@@ -13,6 +13,8 @@ from clray.errors import ModelError, StorageError
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.models import (
+    expansion,
+    layers,
     stacks,
     varlen,  # noqa: F401  (makes its name known to transformers)
 )
@@ -67,7 +69,7 @@ def require(store: Store, key: str) -> Generation:
 
 def whole_weights(store: Store, generation: Generation) -> Path:
     """Local folder with the generation's weights; StorageError where a file is not what was written."""
-    digests = {name.removeprefix("weights/"): sha256 for name, sha256 in generation.files.items()}
+    digests = generation.files_below("weights")
     folder = f"generations/{generation.key}/weights"
     damaged = store.damaged(folder, digests)
     if damaged:
@@ -89,15 +91,24 @@ def tokenizer_digest(store: Store, key: str) -> str:
 def trainable_model(
     store: Store, parent: Generation, adapter: dict[str, Any], precision: str, attention: str, trust_remote_code: bool
 ) -> tuple[Any, str | None]:
-    """The model that a stage trains, and the key of the complete generation below its adapter (None: full).
+    """The model that a stage trains, and the key of the complete generation below its adapter (None: it is complete).
 
-    A LoRA stage goes on with its parent's adapter where both have the same shape, a stack of blocks gets one more
+    A LoRA stage goes on with its parent's adapter where both have the same shape, and an expansion with its parent's
+    new layers, a stack of blocks gets one more
     where parent and stage both have one; else the parent is merged and a new adapter starts on top of it. Frozen
     weights take no gradient.
     """
     options = (precision, attention, trust_remote_code)
     if adapter["kind"] == "full":
-        return load_model(store, parent.key, *options), None
+        model = load_model(store, parent.key, *options)
+        if adapter.get("freeze"):
+            layers.freeze(model, adapter["freeze"])
+        return model, None
+    if adapter["kind"] == "expansion":
+        model = load_model(store, parent.key, *options)
+        if parent.stage.get("adapter") != adapter:
+            model = expansion.expand(model, adapter)
+        return expansion.train_new_layers(model, adapter), None
     if is_stack(adapter):
         earlier = stacks.of_parent(parent, adapter, whole_weights(store, parent))
         bottom = parent.base if earlier else parent.key

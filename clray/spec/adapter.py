@@ -10,10 +10,43 @@ from clray.spec.length import Length
 from clray.spec.strict import Strict
 
 
+class Freeze(Strict):
+    """Parts of the model that keep what they know, and are not trained."""
+
+    embeddings: bool = Field(
+        False, description="embedding tables, of tokens and of positions; the output embedding where it is the same one"
+    )
+    layers: int = Field(0, ge=0, description="transformer layers, counted from the bottom")
+
+    @model_validator(mode="after")
+    def _something(self) -> Freeze:
+        if not (self.embeddings or self.layers):
+            raise ValueError("nothing would be frozen; give layers: N or embeddings: true, or leave 'freeze' out")
+        return self
+
+
 class FullAdapter(Strict):
-    """Trains every weight of the model."""
+    """Trains every weight of the model, but for what is frozen."""
 
     kind: Literal["full"] = "full"
+    freeze: Freeze | None = Field(None, description="parts that are not trained; default: none")
+
+
+class ExpansionAdapter(Strict):
+    """New transformer layers between the old ones, which alone are trained (block expansion: LLaMA Pro, Wu et al.,
+    arXiv 2401.02415).
+
+    A new layer is a copy of the one below it whose attention and MLP add nothing at first, so that the stage begins
+    with exactly what its parent computes. The generation is a complete model with more layers. A stage whose parent was
+    made by the same expansion goes on training its new layers and adds none, as with `lora`; one with another number
+    of layers adds its own.
+    """
+
+    kind: Literal["expansion"] = "expansion"
+    layers: int = Field(ge=1, description="new layers, spread evenly: the last one stands on top")
+    every: int | None = Field(
+        None, ge=1, description="old layers between two new ones, counted from the top; default: spread over them all"
+    )
 
 
 class LowRank(Strict):
@@ -113,6 +146,9 @@ class SaptAdapter(Stack):
 
 
 Adapter = Annotated[
-    FullAdapter | LoraAdapter | LoraStackAdapter | OLoraAdapter | SaptAdapter, Field(discriminator="kind")
+    FullAdapter | ExpansionAdapter | LoraAdapter | LoraStackAdapter | OLoraAdapter | SaptAdapter,
+    Field(discriminator="kind"),
 ]
 STACKS = frozenset({"lora_stack", "olora", "sapt"})
+COMPLETE = frozenset({"full", "expansion"})
+"""Kinds whose generation is a whole model, with nothing below it."""

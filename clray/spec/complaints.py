@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 Path = tuple[str | int, ...]
+CHOICES = frozenset({"adapter", "replay", "schedule", "encoder", "tagger"})
+"""Fields whose `kind` says which of several specifications they hold."""
 
 
 def describe(error: ValidationError, model: type[BaseModel], name: str, lines: Mapping[Path, int]) -> str:
@@ -60,23 +62,12 @@ def _follows(item: Any, error: ValidationError) -> bool:
 
 
 def _written(loc: tuple[str | int, ...]) -> Path:
-    """The location without the tags that pydantic adds for union members."""
-    tags = {
-        "full",
-        "lora",
-        "none",
-        "random",
-        "balanced",
-        "str",
-        "function-after",
-        "tuple[str, ...]",
-        "literal['all-linear']",
-        "constrained-str",
-    }
+    """The location without what pydantic adds for members of unions: the kind, after a choice, or a type."""
+    types = {"str", "tuple[str, ...]", "literal['all-linear']", "constrained-str"}
     return tuple(
         part
-        for position, part in enumerate(loc)
-        if not (position and isinstance(part, str) and (part in tags or part.startswith("function-")))
+        for before, part in zip((None, *loc), loc, strict=False)
+        if not (isinstance(part, str) and (before in CHOICES or part in types or part.startswith("function-")))
     )
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from clray.spec.adapter import Adapter, FullAdapter
 from clray.spec.replay import NoReplay, Replay
+from clray.spec.schedule import AnySchedule, Schedule
 from clray.spec.strict import Strict
 
 
@@ -17,27 +18,17 @@ class NoRegulariser(Strict):
     kind: Literal["none"] = "none"
 
 
-class Schedule(Strict):
-    """Learning-rate schedule of one stage, restarted at each stage."""
-
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the stage's steps with rising learning rate")
-    final: float = Field(
-        0.1, ge=0, le=1, description="learning rate at the end, as a share of the peak (cosine, linear)"
-    )
-
-
 class Method(Strict):
     """The composition of four independent choices: adapter x replay x regulariser x schedule."""
 
     adapter: Adapter = FullAdapter()
     replay: Replay = NoReplay()
     regulariser: NoRegulariser = NoRegulariser()
-    schedule: Schedule = Schedule()
+    schedule: AnySchedule = Schedule()
 
 
 class Optimiser(Strict):
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101). Its state starts afresh at each stage."""
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101)."""
 
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -45,6 +36,11 @@ class Optimiser(Strict):
     epsilon: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="decoupled; matrices only, never biases or norms")
     clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0 turns clipping off")
+    state: Literal["reset", "carry"] = Field(
+        "reset",
+        description="carry: a stage goes on with the moments and the count of steps of its parent generation, which "
+        "trained the same weights, and leaves its own beside its generation; the first stage has none to go on with",
+    )
 
 
 class Batch(Strict):

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from clray.spec.adapter import LoraAdapter
-from clray.spec.method import Batch, Method, Optimiser, Schedule
+from clray.spec.method import Batch, Method, Optimiser
 from clray.spec.replay import NoReplay
+from clray.spec.schedule import Schedule
 from clray.spec.stream import Stage, Stream
 
 Origin = tuple[Any, str]
@@ -31,6 +32,16 @@ class Recipe:
         """Whether earlier examples may be shown again."""
         return bool(self.resolved["replay"]["kind"] != "none")
 
+    @property
+    def carries(self) -> bool:
+        """Whether it goes on with the optimiser's state of its parent generation."""
+        return bool(self.resolved["optimiser"].get("state") == "carry")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it leaves the optimiser's state to whatever may follow: it was said to carry, even as the first."""
+        return bool(self.inheritance.get("optimiser.state", ("reset", ""))[0] == "carry")
+
 
 def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = False) -> Recipe:
     """The recipe of `stage` on top of a parent whose resolved stage is `parent` (empty for generation 0).
@@ -43,9 +54,11 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
         name: _pick(f"optimiser.{name}", stage.optimiser, stream.optimiser, parent.get("optimiser", {}), name, origins)
         for name in Optimiser.model_fields
     }
-    method = {name: _pick(name, stage.method, stream.method, parent, name, origins) for name in Method.model_fields}
+    before = {**parent, **({"schedule": _continued(parent["schedule"], None)} if parent else {})}
+    method = {name: _pick(name, stage.method, stream.method, before, name, origins) for name in Method.model_fields}
     if first:
         method["replay"] = NoReplay().model_dump(mode="json")
+    method["schedule"] = _continued(method["schedule"], parent.get("schedule"))
     length = _pick("sequence_length", stage, stream, parent, "sequence_length", origins)
     return Recipe(
         resolved={
@@ -53,12 +66,23 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
             "length": stage.length.model_dump(exclude_none=True),
             "sequence_length": length,
             "batch": _batch(stage, stream, parent, length, origins),
-            "optimiser": optimiser,
+            "optimiser": _optimiser(optimiser, carry=bool(parent)),
             "precision": stream.compute.precision,
             **method,
         },
         inheritance=origins,
     )
+
+
+def alone(recipe: Recipe) -> Recipe:
+    """The recipe of the same stage on top of the base model, without a past: nothing replayed or gone on with."""
+    resolved = recipe.resolved
+    changes = {
+        "replay": NoReplay().model_dump(mode="json"),
+        "schedule": _continued(resolved["schedule"], None),
+        "optimiser": _optimiser(resolved["optimiser"], carry=False),
+    }
+    return Recipe(resolved={**resolved, **changes}, inheritance=recipe.inheritance)
 
 
 def generator_recipe(recipe: Recipe) -> Recipe | None:
@@ -73,11 +97,25 @@ def generator_recipe(recipe: Recipe) -> Recipe | None:
         "length": wanted["length"],
         "sequence_length": recipe.resolved["sequence_length"],
         "batch": wanted["batch"],
-        "optimiser": Optimiser(learning_rate=wanted["learning_rate"]).model_dump(mode="json"),
+        "optimiser": _optimiser(Optimiser(learning_rate=wanted["learning_rate"]).model_dump(mode="json"), carry=False),
         "precision": recipe.resolved["precision"],
         **method.model_dump(mode="json", exclude_none=True),
     }
     return Recipe(resolved=resolved, inheritance={})
+
+
+def _optimiser(settings: dict[str, Any], carry: bool) -> dict[str, Any]:
+    """The optimiser's settings; `state` stands in them only where there is one to `carry`, and it is wanted."""
+    carried = carry and settings.get("state") == "carry"
+    return {name: value for name, value in settings.items() if name != "state" or carried}
+
+
+def _continued(schedule: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """The schedule as a stage uses it whose parent's was `before`: an infinite one that was not annealed is gone on
+    with, and `begins` at its constant rate."""
+    plain = {name: value for name, value in schedule.items() if name != "begins"}
+    held = before is not None and before["kind"] == "infinite" and not before["anneal"]
+    return {**plain, "begins": "constant"} if held and plain["kind"] == "infinite" else plain
 
 
 def _batch(stage: Stage, stream: Stream, parent: dict[str, Any], length: int, origins: dict[str, Origin]) -> int:
@@ -117,12 +155,18 @@ def _plain(value: Any) -> Any:
 def describe(recipe: Recipe, parent: dict[str, Any]) -> list[str]:
     """One line a hyper-parameter that is inherited from the parent generation or overrides it."""
     before = {f"optimiser.{name}": value for name, value in parent.get("optimiser", {}).items()} | parent
+    if "schedule" in before:
+        before["schedule"] = _continued(before["schedule"], None)
     lines = []
     for name, (value, origin) in recipe.inheritance.items():
         if origin == "inherited":
             lines.append(f"inherited {name} = {_short(value)}")
         elif name in before and before[name] != value:
             lines.append(f"overrides {name}: {_short(before[name])} -> {_short(value)} ({origin})")
+    if recipe.resolved["schedule"].get("begins") == "constant":
+        lines.append("schedule infinite goes on at its constant rate: no warm-up")
+    if recipe.carries:
+        lines.append("AdamW goes on with the moments and the count of steps of the parent generation")
     return lines
 
 

@@ -44,3 +44,11 @@ class Context:
         values = [value]
         torch.distributed.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank, on every rank. Every rank must call it."""
+        if self.world == 1:
+            return [value]
+        values: list[T] = [value] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values

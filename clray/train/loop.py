@@ -15,8 +15,8 @@ from clray.lineage.store import Store
 from clray.models import stacks
 from clray.models.attention import initialise_key
 from clray.models.loading import load_tokenizer, require, tokenizer_digest, trainable_model
+from clray.train import carry, remember
 from clray.train import engine as engines
-from clray.train import remember
 from clray.train.context import Context
 from clray.train.objective import collate
 from clray.train.order import StageLeft, StageOrder, StageResult
@@ -35,8 +35,9 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     assert manifest is not None, f"mixture {order.mixture} was not prepared"
     shards = PackedShards(store, manifest)
     plan = plan_batches(order.recipe["length"], len(shards), manifest.tokens, order.recipe["batch"], order.seed)
-    saver = Saver(store, order, context)
     parent = require(store, order.parent)
+    behind = carry.steps_behind(store, order.recipe, parent)
+    saver = Saver(store, order, context, behind)
     torch.manual_seed(order.seed)
     model, below = trainable_model(
         store, parent, order.recipe["adapter"], order.recipe["precision"], order.attention, order.trust_remote_code
@@ -49,6 +50,8 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     saver.before_engine(model)
     engine = engines.build_engine(model, order, context.world)
     run = saver.after_engine(engine)
+    if behind and not run.step:
+        carry.take(engine, store, parent, behind)
     _steps(engine, shards, plan, order, context, run, saver)
     memory: stacks.Memory = []
     if adapter["kind"] == "sapt":
@@ -56,13 +59,14 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
         kept = remember.pseudo_prompts(store, order.pseudo) if order.pseudo else own
         memory = remember.record(model, own, kept, context.device)
     files = _write(engine, store, order, context, below, memory, table)
+    moments = carry.keep(engine, store, order.key, context) if order.keep_state else {}
     engine.destroy()
     return StageResult(
         key=order.key,
         base=below or order.key,
-        files=files,
+        files=files | moments,
         curve=run.curve,
-        training=_summary(run, model, shards, plan),
+        training=_summary(run, model, shards, plan) | ({carry.STEPS: behind + plan.steps} if moments else {}),
     )
 
 

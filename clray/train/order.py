@@ -13,6 +13,7 @@ class StageOrder:
     `key` names the generation to be made, `parent` the one to start from, `mixture` the digest of the packed
     shards. `recipe` is the resolved stage, which alone with seed, parent and mixture decides the result;
     `compute` says how it is carried out. `pseudo` is the store's file of the task's pseudo-samples, "" without any.
+    With `keep_state` the optimiser's state stays beside the generation, for the next stage.
     """
 
     storage: str
@@ -25,6 +26,7 @@ class StageOrder:
     attention: str = "auto"
     trust_remote_code: bool = False
     pseudo: str = ""
+    keep_state: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

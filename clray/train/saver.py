@@ -64,12 +64,16 @@ class Running:
 
 
 class Saver:
-    """Saves one running stage, and holds what it goes on from. Rank 0 decides, all ranks take part."""
+    """Saves one running stage, and holds what it goes on from. Rank 0 decides, all ranks take part.
 
-    def __init__(self, store: Store, order: StageOrder, context: Context) -> None:
+    `behind` are the optimiser steps that AdamW counts before the stage's first.
+    """
+
+    def __init__(self, store: Store, order: StageOrder, context: Context, behind: int = 0) -> None:
         self._store = store
         self._order = order
         self._context = context
+        self._behind = behind
         self._when = order.compute["checkpoint"]
         self._checkpoints = Checkpoints(store, order.key, self._when["keep"], context.say)
         found = self._checkpoints.newest(order.mixture) if context.rank == 0 else None
@@ -87,7 +91,7 @@ class Saver:
         """Gives the engine the optimiser's state that it goes on from; how far the stage has come."""
         if self._found is None:
             return Running()
-        state.restore(engine, self._tensors, self._found.step)
+        state.restore(engine, self._tensors, self._behind + self._found.step)
         self._tensors = {}
         if self._context.rank == 0:
             self._context.say(f"goes on from the checkpoint after step {self._found.step}")

@@ -15,7 +15,8 @@ import torch
 from clray.train.objective import collate
 
 WEIGHT = ""
-KINDS = (WEIGHT, "exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = (WEIGHT, *MOMENTS)
 """The fp32 master of a weight, and AdamW's first and second moment of its gradient."""
 
 
@@ -38,11 +39,11 @@ def reset_steps(engine: Any, step: int) -> None:
         state["step"].fill_(float(step))
 
 
-def read(engine: Any, rank: int, world: int) -> dict[str, torch.Tensor]:
+def read(engine: Any, rank: int, world: int, kinds: tuple[str, ...] = KINDS) -> dict[str, torch.Tensor]:
     """This rank's share of the state, on the CPU: every `world`-th weight, whole. Every rank must call it."""
     whole, share = _reader(engine), {}
     for number, (name, parameter) in enumerate(trained(engine)):
-        for kind in KINDS:
+        for kind in kinds:
             tensor = whole(parameter, kind)
             if number % world == rank:
                 share[entry(name, kind)] = tensor.detach().float().cpu().clone().view(_shape(parameter))
@@ -57,13 +58,13 @@ def load_weights(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
                 parameter.copy_(tensors[name])
 
 
-def restore(engine: Any, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-    """Puts the state of a checkpoint, taken after `step` optimiser steps, into the engine. Every rank must call it."""
+def restore(engine: Any, tensors: Mapping[str, torch.Tensor], step: int, kinds: tuple[str, ...] = KINDS) -> None:
+    """Puts the state that was read after `step` optimiser steps into the engine. Every rank must call it."""
     _step_over_nothing(engine)
     write = _writer(engine)
     with torch.no_grad():
         for name, parameter in trained(engine):
-            for kind in KINDS:
+            for kind in kinds:
                 write(parameter, kind, tensors[entry(name, kind)])
     reset_steps(engine, step)
 

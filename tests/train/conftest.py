@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from clray import recording
 from clray.lineage.store import Store
 from clray.planner import make_plan
 from clray.preparation import order_of, prepare_stage
@@ -58,5 +59,23 @@ def train(stream, alone):
         prepared = prepare_stage(planned, plan.store, plan.lines[0])
         order = replace(order_of(prepared, plan.lines[0], plan.store), parent=plan.lines[0].base.generation.key)
         return order, train_stage(order, context), Store(plan.store.root)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train_line(stream, alone):
+    """Trains the stages of the stream that are not in `storage` yet, with overrides, up to stage number `last`; returns
+    the plan, and the results of what was trained."""
+
+    def run(storage, overrides=(), last=1, context=alone):
+        plan = make_plan(loading.loads(loading.to_yaml(stream), [f"storage={storage}", *overrides]))
+        line, results = plan.lines[0], []
+        for planned in line.stages[: last + 1]:
+            if plan.store.generation(planned.key) is None:
+                prepared = prepare_stage(planned, plan.store, line)
+                results.append(train_stage(order_of(prepared, line, plan.store), context))
+                plan.store.commit(recording.generation(planned, prepared, results[-1]))
+        return plan, results
 
     return run

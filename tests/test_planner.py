@@ -1,0 +1,120 @@
+"""What a stage goes on from is checked when it is planned: no worker, no Ray, nothing spent."""
+
+import pytest
+
+from clray.errors import SpecError
+from clray.planner import make_plan
+from clray.spec import loading
+from texts import texts, write_lines
+
+
+@pytest.fixture
+def stream(tiny_model, tmp_path):
+    """Three stages of plain text on a model of two layers."""
+    for seed, name in enumerate("xyz"):
+        write_lines(tmp_path / f"{name}.jsonl", [{"text": t} for t in texts(5, seed=seed)])
+    stages = "\n".join(f"  - {{name: {n}, kind: pretrain, data: {tmp_path}/{n}.jsonl}}" for n in "xyz")
+    return loading.loads(f"""
+name: planned
+model: {{base: {tiny_model}}}
+storage: {tmp_path}/store
+sequence_length: 64
+stages:
+{stages}
+""")
+
+
+def plan_of(stream, *overrides):
+    return make_plan(loading.loads(loading.to_yaml(stream), overrides))
+
+
+def complaint(stream, *overrides):
+    with pytest.raises(SpecError) as found:
+        plan_of(stream, *overrides)
+    return str(found.value)
+
+
+def test_more_frozen_layers_than_there_are_is_refused(stream):
+    freeze = "method.adapter={{kind: full, freeze: {{layers: {}}}}}"
+    assert complaint(stream, freeze.format(3)) == (
+        "stage 'x': adapter.freeze.layers 3 is more than the 2 layers of the model; give at most 2"
+    )
+    assert plan_of(stream, freeze.format(2)).missing
+    assert "nothing would be frozen" in complaint(stream, freeze.format(0))
+
+
+def test_experts_begin_an_infinite_schedule_of_their_own(stream):
+    plan = plan_of(stream, "method.schedule={kind: infinite}", "experts=true")
+    chain, alone = plan.lines[0].stages, [line.stages[0] for line in plan.experts]
+    assert [stage.recipe.resolved["schedule"].get("begins") for stage in chain] == [None, "constant", "constant"]
+    assert not any("begins" in stage.recipe.resolved["schedule"] for stage in alone)
+    assert alone[0].key == chain[0].key
+
+
+def layers(plan):
+    return [stage.shape["layers"] for stage in plan.lines[0].stages]
+
+
+def test_an_expansion_adds_its_layers_once_and_another_one_its_own(stream):
+    expand = "method.adapter={kind: expansion, layers: 2}"
+    assert layers(plan_of(stream, expand)) == [4, 4, 4]
+    other = "stages.y.method={adapter: {kind: expansion, layers: 1}}"
+    plan = plan_of(stream, expand, other, "experts=true")
+    assert layers(plan) == [4, 5, 7]
+    assert [line.stages[0].shape["layers"] for line in plan.experts] == [4, 3, 4]
+    freeze = "stages.z.method={adapter: {kind: full, freeze: {layers: 4}}}"
+    assert layers(plan_of(stream, expand, freeze)) == [4, 4, 4]
+
+
+def test_more_new_layers_than_there_are_to_stand_on_is_refused(stream):
+    assert complaint(stream, "method.adapter={kind: expansion, layers: 3}") == (
+        "stage 'x': adapter expansion of 3 layers, one on every 1, takes 3 layers to stand on, and the model has 2; "
+        "give at most 2"
+    )
+    assert "give at most 1 or a smaller 'every'" in complaint(
+        stream, "method.adapter={kind: expansion, layers: 2, every: 2}"
+    )
+
+
+def kept(line):
+    return [stage.keeps_state for stage in line.stages]
+
+
+def test_the_state_is_kept_for_whoever_carries_it_in_any_line(stream):
+    plan = plan_of(stream, "stages.z.optimiser={state: carry}", "experts=true")
+    assert kept(plan.lines[0]) == [False, True, True]
+    assert [stage.recipe.carries for stage in plan.lines[0].stages] == [False, False, True]
+    control = plan_of(stream, "controls={on: {stages.y.optimiser: {state: carry}}}", "experts=true")
+    assert kept(control.lines[0]) == [True, False, False] and kept(control.lines[1]) == [True, True, True]
+    assert control.lines[0].keys[1] == control.lines[1].keys[1] and kept(control.experts[0]) == [True]
+
+
+def test_carrying_changes_no_key_of_a_first_stage_or_an_expert(stream):
+    plain, carried = plan_of(stream, "experts=true"), plan_of(stream, "optimiser={state: carry}", "experts=true")
+    same = [a == b for a, b in zip(plain.lines[0].keys, carried.lines[0].keys, strict=True)]
+    assert same == [True, True, False, False]
+    assert [line.keys for line in plain.experts] == [line.keys for line in carried.experts]
+    assert plan_of(stream, "optimiser={state: reset}").lines[0].keys == plain.lines[0].keys
+
+
+def test_state_that_the_parent_cannot_have_is_refused(stream):
+    carry = "optimiser={state: carry}"
+    assert "stage 'x': optimiser.state carry: it starts from the base model" in complaint(stream, f"stages.x.{carry}")
+    assert "adapter lora_stack trains a new block" in complaint(stream, carry, "method.adapter={kind: lora_stack}")
+    other = "stages.y.method={adapter: {kind: lora}}"
+    text = complaint(stream, carry, other)
+    assert "stage 'y'" in text and 'its parent trained adapter {"kind": "full"}' in text and "other weights" in text
+    assert plan_of(stream, carry, other, "stages.y.optimiser={state: reset}", "stages.z.optimiser={state: reset}")
+    expand = "method.adapter={kind: expansion, layers: 1}"
+    assert [stage.recipe.carries for stage in plan_of(stream, carry, expand).lines[0].stages] == [False, True, True]
+
+
+def test_phases_of_an_infinite_schedule_must_fit_where_all_of_them_are_gone_through(stream):
+    long = "method.schedule={kind: infinite, warmup: 0.5, cooldown: 0.4, anneal: 0.2}"
+    assert complaint(stream, long) == (
+        "stage 'x': schedule infinite: warmup 0.5 + cooldown 0.4 + anneal 0.2 are 1.1 of the stage's steps, more than "
+        "all of them; lower one"
+    )
+    release = "stages.z.method={schedule: {kind: infinite, anneal: 1.0}}"
+    plan = plan_of(stream, "method.schedule={kind: infinite}", release)
+    assert plan.lines[0].stages[2].recipe.resolved["schedule"]["begins"] == "constant"

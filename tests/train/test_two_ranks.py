@@ -1,0 +1,56 @@
+"""Frozen parts, new layers and carried state with two workers: the same losses as with one."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import clray
+from clray.lineage.store import Store
+from clray.models.loading import load_model
+from clray.preparation import order_of, prepare_stage
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+CARRY = "optimiser={learning_rate: 1e-3, state: carry}"
+MICRO = "compute.micro_batch=4"
+
+
+def by_two(order, folder):
+    """Trains the order in two processes; returns losses and files."""
+    (folder / "order.json").write_text(json.dumps(dataclasses.asdict(order)))
+    script, result = Path(__file__).parent / "rank.py", folder / "result.json"
+    how = [str(folder / "group"), str(folder / "order.json"), str(result)]
+    env = {**os.environ, "PYTHONPATH": str(Path(clray.__file__).parents[1])}
+    ranks = [subprocess.Popen([sys.executable, str(script), str(rank), "2", *how], env=env) for rank in range(2)]
+    assert [rank.wait(300) for rank in ranks] == [0, 0]
+    return json.loads(result.read_text())
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+@pytest.mark.parametrize(
+    "adapter",
+    ["{kind: full, freeze: {layers: 1, embeddings: true}}", "{kind: expansion, layers: 2}"],
+    ids=["freeze", "expansion"],
+)
+def test_two_ranks_carry_the_state_of_one_and_train_the_same(train_line, tmp_path, adapter, zero):
+    how = [CARRY, MICRO, f"method.adapter={adapter}", f"compute.zero_stage={zero}"]
+    plan, (_, expected) = train_line(tmp_path / "store", how)
+    line = plan.lines[0]
+    second = line.stages[1]
+    order = order_of(prepare_stage(second, plan.store, line), line, plan.store)
+    alone = load_model(plan.store, second.key).state_dict()
+    moments = load_file(plan.store.fetch(f"generations/{second.key}/optimiser") / "moments-00000.safetensors")
+    plan.store.delete(f"generations/{second.key}")
+    found = by_two(order, tmp_path)
+    assert found["losses"] == pytest.approx([point["loss"] for point in expected.curve], rel=1e-4)
+    folder = Store(str(tmp_path / "store")).fetch(f"generations/{second.key}")
+    shared = [load_file(folder / name) for name in found["files"] if name.startswith("optimiser/")]
+    assert len(shared) == 2 and not shared[0].keys() & shared[1].keys()
+    assert (shared[0] | shared[1]).keys() == moments.keys()
+    weights = load_file(folder / "weights" / "model.safetensors")
+    assert max((weights[name] - alone[name]).abs().max().item() for name in weights) < 2e-3
