@@ -135,13 +135,15 @@ class ScoringPool:
         samples: list[Sample] = []
         chunks = 0
         while len(samples) < spec.count and chunks * AT_ONCE < most:
-            round_size = min(len(self._actors), -(-(spec.count - len(samples)) // AT_ONCE))
-            asked = [actor.imagine.remote(spec, chunks + i) for i, actor in enumerate(self._actors[:round_size])]
+            wanted = min(spec.count - len(samples), most - chunks * AT_ONCE)
+            actors = self._actors[: -(-wanted // AT_ONCE)]
             try:
-                samples += [sample for some in ray.get(asked) for sample in some]
+                found = ray.get([actor.imagine.remote(spec, chunks + i) for i, actor in enumerate(actors)])
             except ray.exceptions.RayError as error:
                 raise find_user_error(error) or error from None
-            chunks += round_size
+            for some in found:
+                if len(samples) < spec.count:
+                    samples, chunks = samples + some, chunks + 1
         store.write_json(spec.path, record(spec, samples, chunks * AT_ONCE, tokenizer(spec.tokenizer)))
 
     def release(self) -> None:

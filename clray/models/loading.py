@@ -93,10 +93,9 @@ def trainable_model(
 ) -> tuple[Any, str | None]:
     """The model that a stage trains, and the key of the complete generation below its adapter (None: it is complete).
 
-    A LoRA stage goes on with its parent's adapter where both have the same shape, and an expansion with its parent's
-    new layers, a stack of blocks gets one more
-    where parent and stage both have one; else the parent is merged and a new adapter starts on top of it. Frozen
-    weights take no gradient.
+    A LoRA stage goes on with its parent's adapter where both have the same shape, an expansion with its parent's new
+    layers, and a stack of blocks gets one more where parent and stage both have one; else the parent is merged and a
+    new adapter starts on top of it. Frozen weights take no gradient.
     """
     options = (precision, attention, trust_remote_code)
     if adapter["kind"] == "full":
