@@ -2,7 +2,9 @@
 
 Beside the paper's code: one SiLU, after the pair of linear maps, as there; always divided by sqrt(d), without its
 switch of temperatures; the maximum is over prompt tokens alone, so that padding and other documents never matter (there
-padding counts); reflection is a mean over old tasks (there a sum), so that its weight keeps its meaning as tasks come.
+padding counts); reflection is a mean over old tasks (there a sum), so that its weight keeps its meaning as tasks come;
+queries are made of what sets a prompt apart from the mean of all tasks (there of the prompt as it is), since maxima
+over many tokens have far more in common than not, and queries then are all alike (REPRODUCE.md has the figures).
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ Output = Literal["weights", "logits", "query"]
 class SharedAttention(nn.Module):
     """One query projection phi that all tasks share, and one key a block: the old keys frozen, the newest trained.
 
-    q = LayerNorm(SiLU(up down e)), z_i = k_i . q / sqrt(d), w = softmax(z), computed in fp32 in any precision of the
-    model. `old_keys` (T - 1, d) is a buffer that stays fp32; `key` (1, d), uniform in [-1, 1], is there where a stage
-    trains. Parameters are used in `forward` alone, as ZeRO-3 needs it; norm weights are its own for the same reason.
+    q = LayerNorm(SiLU(up down (e - centre) / scale)), z_i = k_i . q / sqrt(d), w = softmax(z), computed in fp32 in any
+    precision of the model. `old_keys` (T - 1, d), `centre` (d) and `scale` (1) are buffers that stay fp32; `key`
+    (1, d), uniform in [-1, 1], is there where a stage trains. Parameters are used in `forward` alone, as ZeRO-3 needs
+    it; norm weights are its own for the same reason.
     """
 
     old_keys: torch.Tensor
+    centre: torch.Tensor
+    scale: torch.Tensor
     key: nn.Parameter | None
 
     def __init__(
@@ -45,6 +50,8 @@ class SharedAttention(nn.Module):
         self.norm_weight = nn.Parameter(torch.ones(size, dtype=torch.float32), requires_grad=trained)
         self.norm_bias = nn.Parameter(torch.zeros(size, dtype=torch.float32), requires_grad=trained)
         self.register_buffer("old_keys", torch.zeros(num_old, size, dtype=torch.float32))
+        self.register_buffer("centre", torch.zeros(size, dtype=torch.float32))
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float32))
         for weight in (self.down, self.up):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
         self.register_parameter("key", nn.Parameter(torch.empty(1, size, dtype=torch.float32)) if trained else None)
@@ -53,7 +60,8 @@ class SharedAttention(nn.Module):
 
     def forward(self, pooled_Nd: torch.Tensor, output: Output = "weights") -> torch.Tensor:
         """Weights (N, T) of the blocks, oldest first, that sum to 1; or their logits (N, T); or the queries (N, d)."""
-        hidden = F.linear(F.linear(pooled_Nd.float(), self.down.float()), self.up.float())
+        apart_Nd = (pooled_Nd.float() - self.centre) / self.scale
+        hidden = F.linear(F.linear(apart_Nd, self.down.float()), self.up.float())
         query_Nd = F.layer_norm(F.silu(hidden), (self.size,), self.norm_weight.float(), self.norm_bias.float())
         if output == "query":
             return query_Nd
@@ -67,12 +75,13 @@ class SharedAttention(nn.Module):
         return logits
 
     def _apply(self, fn: Any, recurse: bool = True) -> SharedAttention:
-        """Keeps the old keys in fp32 where the model is cast, as DeepSpeed does: rounded keys would route old inputs
+        """Keeps the buffers in fp32 where the model is cast, as DeepSpeed does: rounded keys would route old inputs
         differently from stage to stage."""
-        keys = self.old_keys
+        before = dict(self.named_buffers())
         super()._apply(fn, recurse)
-        if self.old_keys.dtype != keys.dtype:
-            self.old_keys = keys.to(self.old_keys.device)
+        for name, exact in before.items():
+            if getattr(self, name).dtype != exact.dtype:
+                setattr(self, name, exact.to(getattr(self, name).device))
         return self
 
 
@@ -127,6 +136,22 @@ def mean_query(attention: SharedAttention, pooled_Nd: torch.Tensor) -> torch.Ten
     """The mean (d) of the instances' queries."""
     queries_Nd: torch.Tensor = attention(pooled_Nd.to(attention.old_keys.device), "query")
     return queries_Nd.mean(0)
+
+
+@torch.no_grad()
+def centre_on(attention: SharedAttention, tasks: Sequence[torch.Tensor]) -> None:
+    """Lets queries see prompts relative to the mean of all tasks, in units of their spread around it.
+
+    `tasks` are pooled prompts (n_i, d) of each task, the new one's last; each counts alike. The spread is the root of
+    the mean square over prompts and dimensions. Ours, not the paper's. The centre moves as tasks come; reflection keeps
+    the earlier ones' attention where it was. The first task's key has decided nothing before the second comes, so it is
+    placed then, at its mean query. For a model that no engine holds yet.
+    """
+    attention.centre.copy_(torch.stack([pooled_Nd.mean(0) for pooled_Nd in tasks]).mean(0))
+    spread = torch.stack([(pooled_Nd - attention.centre.cpu()).square().mean() for pooled_Nd in tasks]).mean().sqrt()
+    attention.scale.fill_(float(spread) or 1.0)
+    if len(tasks) == 2 and len(attention.old_keys) == 1:
+        attention.old_keys.copy_(mean_query(attention, tasks[0])[None])
 
 
 @torch.no_grad()

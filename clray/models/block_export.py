@@ -15,12 +15,14 @@ from clray.errors import ModelError
 
 KEYS = "attention.keys"
 PHI = ("down", "up", "norm_weight", "norm_bias")
-"""The tensors of an attention: its keys, and the parameters of its query projection."""
+CENTRE = ("centre", "scale")
+"""The tensors of an attention: its keys, the parameters of its query projection, where prompts are seen from."""
 
 
 def block_tensors(model: Any, gathered: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """All that makes the model's blocks, on the CPU: `PATH.A` (R, in) and `PATH.B` (out, R) of each target module, all
-    blocks one after another, and with attention `attention.keys` (T, d), `down`, `up`, `norm_weight`, `norm_bias`.
+    blocks one after another, and with attention `attention.keys` (T, d), `down`, `up`, `norm_weight`, `norm_bias`,
+    `centre`, `scale`.
 
     `gathered` holds parameters by their name in the model, to be taken instead of the model's own: whole ones under
     ZeRO-3, or fp32 masters.
@@ -46,6 +48,7 @@ def block_tensors(model: Any, gathered: Mapping[str, torch.Tensor] | None = None
         result[KEYS] = joined(shared.old_keys, f"{inside}.key", shared.key, 0)
         for name in PHI:
             result[f"attention.{name}"] = whole(f"{inside}.{name}", getattr(shared, name)).clone()
+        result |= {f"attention.{name}": getattr(shared, name).cpu().clone() for name in CENTRE}
     return result
 
 

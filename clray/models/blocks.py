@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from clray.errors import ModelError
 from clray.models.attention import SharedAttention
-from clray.models.block_export import KEYS, PHI, block_as_peft, block_tensors, merged, replace
+from clray.models.block_export import CENTRE, KEYS, PHI, block_as_peft, block_tensors, merged, replace
 from clray.models.block_linear import BlockLinear, BlockShape
 from clray.models.routing import Routing, after_forward, before_forward
 
@@ -40,7 +40,8 @@ class LoraBlocks(nn.Module):
 
     `shapes` are those of all blocks, oldest first, `new` whether the last of them is trained. The modules with the
     blocks are `layers` by their path in the model, held without being submodules a second time. `want_penalty` makes
-    each forward pass leave what `penalty` sums.
+    each forward pass leave what `penalty` sums. `memory` holds pooled prompts (n, d) and recorded attention (T_i) of
+    each earlier task, `beginning` at most one such pair: the new task's before it is trained.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class LoraBlocks(nn.Module):
         self.targets = targets if targets == "all-linear" else tuple(targets)
         self.layers, self.routing = dict(layers), routing
         self.attention = attention
+        self.memory: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.beginning: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.want_penalty = False
         self.checkpointed: list[nn.Module] = []
         self.hooks: list[Any] = []
@@ -152,7 +155,8 @@ def _check_names(found: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], 
     """Raises ModelError where a tensor is missing, or there is one that nothing would take."""
     wanted = {f"{path}.{letter}" for path in found for letter in "AB"} if old else set()
     wanted |= {KEYS, *(f"attention.{name}" for name in PHI)} if old and attention else set()
-    for what, names in (("lacks", wanted - tensors.keys()), ("has, for nothing here,", tensors.keys() - wanted)):
+    known = wanted | ({f"attention.{name}" for name in CENTRE} if old and attention else set())
+    for what, names in (("lacks", wanted - tensors.keys()), ("has, for nothing here,", tensors.keys() - known)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelError(
@@ -184,6 +188,6 @@ def _attention(
     shared = SharedAttention(table.shape[1], num_old, trained=trained, query_rank=rank, generator=generator)
     if num_old:
         _load(shared.old_keys, KEYS, tensors)
-        for name in PHI:
+        for name in (*PHI, *(name for name in CENTRE if f"attention.{name}" in tensors)):
             _load(getattr(shared, name), f"attention.{name}", tensors)
     return shared.to(table.device)

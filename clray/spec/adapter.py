@@ -121,6 +121,11 @@ class Reflection(Strict):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the stage's steps over which the weight rises")
     prompts: int = Field(64, ge=1, description="prompts of each task that are remembered, as pooled vectors")
     batch: int = Field(16, ge=1, description="of these, how many of each earlier task are looked at in one step")
+    own: bool = Field(
+        True,
+        description="the new task's own prompts count as one more task, with the attention that they begin with: "
+        "without it (the paper) what keeps earlier prompts off the new block keeps the new ones off as well",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -141,6 +146,11 @@ class SaptAdapter(Stack):
     query_rank: int = Field(100, ge=1, description="width of the bottleneck of the query projection")
     key_init: Literal["mean_query", "uniform"] = Field(
         "mean_query", description="where a new block's key begins: at the mean query of its task, or U(-1, 1)"
+    )
+    centre: bool = Field(
+        True,
+        description="queries see prompts relative to the mean of all tasks and in units of their spread; without it "
+        "(the paper) queries of long prompts are all alike",
     )
     reflection: Reflection = Reflection()
 

@@ -40,14 +40,16 @@ class Orthogonality(Extra):
 
 
 class Reflection(Extra):
-    """weight * mean over old tasks of KL(recorded attention || attention now) (SAPT, arXiv 2401.08295).
+    """weight * mean over tasks of KL(recorded attention || attention now) (SAPT, arXiv 2401.08295).
 
-    Each step looks at `batch` remembered prompts of each old task, drawn by seed and step alone. The weight rises
-    over the first `warmup` of the stage, so that the new block is not shut out before it has learned.
+    The tasks are the old ones and, with `own`, the new one at its beginning. Each step looks at `batch` remembered
+    prompts of each, drawn by seed and step alone. The weight rises over the first `warmup` of the stage, so that the
+    new block is not shut out before it has learned.
     """
 
     def __init__(self, blocks: Any, settings: dict[str, Any], seed: int) -> None:
         self._blocks, self._settings, self._seed = blocks, settings, seed
+        self._memory = [*blocks.memory, *(blocks.beginning if settings["own"] else [])]
         self._weight, self._rows = 0.0, []  # type: tuple[float, list[torch.Tensor]]
 
     def begin(self, step: int, steps: int) -> None:
@@ -56,14 +58,13 @@ class Reflection(Extra):
         rising = self._settings["warmup"] * steps
         self._weight = self._settings["weight"] * min(1.0, (step + 1) / rising if rising else 1.0)
         self._rows = [
-            torch.randint(len(pooled), (self._settings["batch"],), generator=generator)
-            for pooled, _ in self._blocks.memory
+            torch.randint(len(pooled), (self._settings["batch"],), generator=generator) for pooled, _ in self._memory
         ]
 
     def term(self, like: torch.Tensor) -> torch.Tensor:
         """The weighted divergence in fp32."""
-        rows = self._rows or [torch.zeros(1, dtype=torch.long) for _ in self._blocks.memory]
-        return self._weight * reflection(self._blocks.attention, self._blocks.memory, rows).to(like.device)
+        rows = self._rows or [torch.zeros(1, dtype=torch.long) for _ in self._memory]
+        return self._weight * reflection(self._blocks.attention, self._memory, rows).to(like.device)
 
 
 def make_extra(model: Any, adapter: dict[str, Any], seed: int) -> Extra:

@@ -13,7 +13,6 @@ from clray.data.batches import BatchPlan, PackedShards, plan_batches
 from clray.data.manifest import Manifest
 from clray.lineage.store import Store
 from clray.models import stacks
-from clray.models.attention import initialise_key
 from clray.models.loading import load_tokenizer, require, tokenizer_digest, trainable_model
 from clray.train import carry, remember
 from clray.train import engine as engines
@@ -44,9 +43,8 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     )
     adapter = order.recipe["adapter"]
     table = stacks.table_digest(model) if adapter["kind"] == "sapt" else ""
-    if adapter["kind"] == "sapt" and adapter["key_init"] == "mean_query":
-        prompts = remember.first_prompts(shards, plan, remember.MEAN_OF)
-        initialise_key(model.lora_blocks.attention, remember.pooled(model, prompts, torch.device("cpu")))
+    if adapter["kind"] == "sapt":
+        remember.begin(model, remember.first_prompts(shards, plan, remember.MEAN_OF), adapter)
     saver.before_engine(model)
     engine = engines.build_engine(model, order, context.world)
     run = saver.after_engine(engine)

@@ -11,7 +11,7 @@ import torch
 
 from clray.data.batches import BatchPlan, PackedShards
 from clray.lineage.store import Store
-from clray.models.attention import pooled_prompts
+from clray.models.attention import centre_on, initialise_key, pooled_prompts
 from clray.train.objective import before_first_target
 
 PROMPTS_AT_ONCE = 64
@@ -59,6 +59,22 @@ def pooled(model: Any, prompts: Sequence[np.ndarray], device: torch.device) -> t
             mask[row, : len(prompt)] = True
         parts.append(pooled_prompts(table(ids.to(device)), mask.to(device))[0].cpu())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def begin(model: Any, own: Sequence[np.ndarray], adapter: dict[str, Any]) -> None:
+    """Readies the attention for a new task with these prompts: centre, new key, and the attention it begins with.
+
+    Depends on what the parent left and on the prompts alone, so a stage that goes on begins the same. For a model that
+    no engine holds yet.
+    """
+    blocks, prompts = model.lora_blocks, pooled(model, own, torch.device("cpu"))
+    if adapter["centre"]:
+        centre_on(blocks.attention, [*(past for past, _ in blocks.memory), prompts])
+    if adapter["key_init"] == "mean_query":
+        initialise_key(blocks.attention, prompts)
+    weights = blocks.attention(prompts.to(blocks.attention.old_keys.device)).float().mean(0).cpu()
+    blocks.beginning = [(prompts[: adapter["reflection"]["prompts"]], weights)]
 
 
 @torch.no_grad()
