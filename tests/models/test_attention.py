@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clray.models.attention import SharedAttention, initialise_key, mean_query, pooled_prompts, reflection
+from clray.models.attention import (
+    SharedAttention,
+    centre_on,
+    initialise_key,
+    mean_query,
+    pooled_prompts,
+    reflection,
+)
 
 
 def made(size=8, num_old=2, trained=True, query_rank=5):
@@ -149,3 +156,51 @@ def test_a_key_at_the_mean_query_opens_the_new_gate():
     torch.testing.assert_close(attention.key[0], attention(pooled, "query").mean(0))
     torch.testing.assert_close(mean_query(attention, pooled), attention.key[0].detach())
     assert attention.key.requires_grad and attention(pooled)[:, -1].mean() > max(before, 1 / 3)
+
+
+def alike(tasks=3, rows=20, size=64):
+    """Pooled prompts of tasks that have far more in common than not, as maxima over long prompts do."""
+    random = torch.Generator().manual_seed(7)
+    common = 10 * torch.randn(size, generator=random)
+    return [
+        common + torch.randn(size, generator=random) * 0.15 + torch.randn(rows, size, generator=random) * 0.1
+        for _ in range(tasks)
+    ]
+
+
+def test_centring_is_the_mean_of_the_tasks_and_the_unit_their_spread():
+    attention = made(num_old=1)
+    tasks = [torch.randn(5, 8) + 3, torch.randn(2, 8) - 1]
+    centre_on(attention, tasks)
+    centre = (tasks[0].mean(0) + tasks[1].mean(0)) / 2
+    torch.testing.assert_close(attention.centre, centre)
+    squares = [((task - centre) ** 2).mean() for task in tasks]
+    torch.testing.assert_close(attention.scale, ((squares[0] + squares[1]) / 2).sqrt()[None])
+    plain = made(num_old=1)
+    torch.testing.assert_close(
+        attention(tasks[0], "query"), plain((tasks[0] - centre) / attention.scale, "query").detach()
+    )
+    torch.testing.assert_close(attention.old_keys[0], mean_query(attention, tasks[0]))
+    attention.bfloat16()
+    assert attention.centre.dtype == attention.scale.dtype == torch.float32
+
+
+def test_identical_prompts_have_a_centre_and_finite_queries():
+    attention = made(num_old=0)
+    centre_on(attention, [torch.ones(3, 8)])
+    assert attention.scale == 1 and attention(torch.ones(3, 8), "query").isfinite().all()
+
+
+@pytest.mark.parametrize(("centred", "least", "most"), [(True, 0.7, 1.0), (False, 0.0, 0.4)])
+def test_tasks_that_are_nearly_alike_are_told_apart_once_centred(centred, least, most):
+    """Keys at mean queries, nothing trained: the mean weight of a task's own block."""
+    tasks, keys, attention = alike(), [], None
+    for number in range(1, 4):
+        attention = SharedAttention(64, number - 1, trained=True, generator=torch.Generator().manual_seed(0))
+        attention.old_keys.copy_(torch.stack(keys) if keys else attention.old_keys)
+        if centred:
+            centre_on(attention, tasks[:number])
+        initialise_key(attention, tasks[number - 1])
+        keys = [*attention.old_keys, attention.key[0].detach()]
+    own = torch.stack([attention(task)[:, i].mean() for i, task in enumerate(tasks)])
+    assert least <= own.mean() <= most
