@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from clray.spec.evolve import Evolve, Round
 from clray.spec.length import Length
 from clray.spec.method import Batch, Method, Optimiser
 from clray.spec.similarity import Similarity
@@ -153,8 +154,9 @@ class Stage(Strict):
     """One unit of training. What it leaves out comes from the stream."""
 
     name: str = Field(pattern=NAME)
-    kind: Literal["pretrain", "instruct"]
-    data: Sources = Field(min_length=1)
+    kind: Literal["pretrain", "instruct", "evolve"]
+    data: Sources = Field((), description="what is trained on; an evolve stage finds it itself")
+    evolve: Evolve | None = Field(None, description="questions and knowledge of an evolve stage")
     length: Length = Length(epochs=1)
     method: Method = Method()
     optimiser: Optimiser = Optimiser()
@@ -164,6 +166,34 @@ class Stage(Strict):
     teaches: tuple[str, ...] | None = Field(
         None, description="tasks that this stage teaches; default: the task of its own name, if there is one"
     )
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Stage:
+        if self.kind == "evolve" and (self.evolve is None or self.data):
+            raise ValueError("an evolve stage takes 'evolve' (questions and knowledge), and no 'data'")
+        if self.kind != "evolve" and (self.evolve is not None or not self.data):
+            raise ValueError(f"a stage of kind {self.kind} takes 'data', and no 'evolve'")
+        return self
+
+
+def rounds(stage: Stage) -> tuple[Stage, ...]:
+    """The stage's rounds, named NAME.1, NAME.2 and so on where there are several; any other stage is one by itself.
+
+    Under `cpt_then_cit` a round is two stages, NAME.cpt and NAME.cit, which learn from one exam.
+    """
+    if stage.evolve is None:
+        return (stage,)
+    asked, teaches = stage.evolve, stage.teaches or (stage.name,)
+    halves = {"cpt": "cpt_only", "cit": "cit_only"} if asked.control == "cpt_then_cit" else {"": asked.control}
+    several = [f".{number}" if asked.rounds > 1 else "" for number in range(1, asked.rounds + 1)]
+    parts = []
+    for number, ordinal in enumerate(several, 1):
+        for half, control in halves.items():
+            settings = {"control": control, "of": stage.name, "number": number, "second_half": half == "cit"}
+            part = Round(**{**dict(asked), **settings})
+            name = f"{stage.name}{ordinal}{'.' * bool(half)}{half}"
+            parts.append(stage.model_copy(update={"name": name, "evolve": part, "teaches": teaches}))
+    return tuple(parts)
 
 
 class Task(Strict):
@@ -264,7 +294,11 @@ class Stream(Strict):
 
     @property
     def sequence(self) -> tuple[Stage, ...]:
-        """The stages in the order in which they are trained."""
+        """The stages in the order in which they are trained, each round of an evolve stage by itself."""
+        return tuple(part for stage in self._ordered for part in rounds(stage))
+
+    @property
+    def _ordered(self) -> tuple[Stage, ...]:
         if self.order == "given":
             return self.stages
         if self.order == "reverse":

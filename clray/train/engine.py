@@ -65,9 +65,9 @@ def build_engine(model: Any, order: StageOrder, world: int) -> Any:
     if order.compute["gradient_checkpointing"]:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    optimiser = order.recipe["optimiser"]
+    optimiser, extra = order.recipe["optimiser"], make_extra(model, order.recipe["adapter"], order.seed)
     engine, *_ = deepspeed.initialize(
-        model=TargetLoss(model, order.compute["compile"], make_extra(model, order.recipe["adapter"], order.seed)),
+        model=TargetLoss(model, order.compute["compile"], extra, order.parts),
         optimizer=torch.optim.AdamW(
             _groups(model, optimiser["weight_decay"]),
             lr=0.0,

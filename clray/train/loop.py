@@ -104,19 +104,23 @@ def _step(
     micro = order.compute["micro_batch"]
     rounds = context.world * engines.accumulation(order, context.world)
     torch.manual_seed(int(np.random.SeedSequence([order.seed, step, context.rank]).generate_state(1)[0]))
-    total = torch.tensor([0.0, 0.0, 0.0, 0.0, float(wish)], device=context.device)
+    parts = engine.module.parts
+    total = torch.zeros(5 + 2 * len(parts), device=context.device)
+    total[4] = wish
     for rows in plan.micro_batches(step, context.rank, context.world, micro):
         loss = engine(collate(shards, rows, micro).to(context.device))
         term, gate = engine.module.term, engine.module.gate
         engine.backward(loss * (rounds / targets) + term)
         engine.step()
         total[:4] += torch.stack([loss.detach().float(), term.detach().float(), *gate])
+        total[5:] += engine.module.seen.flatten()
     if context.world > 1:
         torch.distributed.all_reduce(total)
-    summed, extra, newest, instances, agreed = total.tolist()
+    summed, extra, newest, instances, agreed, *seen = total.tolist()
     more = {"extra_loss": extra / rounds} if extra else {}
     if instances:
         more["newest_block_weight"] = newest / instances
+    more |= {f"loss_{part}": seen[2 * n] / seen[2 * n + 1] for n, part in enumerate(parts) if seen[2 * n + 1]}
     return summed / targets, more, int(agreed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class MicroBatch:
     """Packed sequences as tensors: ids, positions and segments (B, T); flat target positions and labels (N).
 
     `bounds` (S + 1) are those of the segments in the flattened rows, `longest` is the length of the longest. `prompt`
-    (B, T) is true before the first target of each segment.
+    (B, T) is true before the first target of each segment. `origins` (N) are the targets' origins in the mixture.
     """
 
     ids: torch.Tensor
@@ -30,6 +31,7 @@ class MicroBatch:
     segments: torch.Tensor
     index: torch.Tensor
     labels: torch.Tensor
+    origins: torch.Tensor
     bounds: torch.Tensor
     prompt: torch.Tensor
     longest: int
@@ -53,10 +55,12 @@ def collate(shards: PackedShards, rows: np.ndarray, size: int) -> MicroBatch:
     length = max((len(s.ids) for s in sequences), default=2)
     ids = torch.zeros((max(1, len(sequences)), length), dtype=torch.long)
     targets, prompt = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
+    origins = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence.ids)] = torch.from_numpy(sequence.ids.astype(np.int64))
         targets[row, : len(sequence.ids)] = torch.from_numpy(sequence.targets)
         prompt[row, : len(sequence.ids)] = torch.from_numpy(before_first_target(sequence))
+        origins[row, : len(sequence.ids)] = torch.from_numpy(np.repeat(sequence.origins, sequence.segments))
     segments = [s.segments for s in sequences] or [np.asarray([length])]
     flat = targets.flatten().nonzero().squeeze(1)
     bounds = masks.bounds(segments, length)
@@ -66,6 +70,7 @@ def collate(shards: PackedShards, rows: np.ndarray, size: int) -> MicroBatch:
         segments=masks.segment_ids(segments, length),
         index=flat - 1,
         labels=ids.flatten()[flat],
+        origins=origins.flatten()[flat],
         bounds=bounds,
         prompt=prompt,
         longest=int(bounds.diff().max()),
@@ -87,15 +92,27 @@ class TargetLoss(nn.Module):
     In instruction data that is a few positions in a hundred, while the projection is the largest cost of a
     small model and the largest memory of a big one. Each pass leaves `term`, what the method adds to the step's mean
     loss (see `Extra`), and `gate` (2): the newest LoRA block's weight under a shared attention, summed over the batch's
-    instances, and their number. `compiled` layers and cross-entropy go through torch.compile.
+    instances, and their number. `compiled` layers and cross-entropy go through torch.compile. With `parts` (see
+    StageOrder) targets are weighed by their origin, and each pass leaves in `seen` (P, 2) the unweighed cross-entropies
+    of each part's targets, summed, and their number.
     Raises ModelError where the model cannot keep the documents of a packed row apart.
     """
 
-    def __init__(self, model: Any, compiled: bool = False, extra: Extra | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        compiled: bool = False,
+        extra: Extra | None = None,
+        parts: Iterable[tuple[str, float]] = (),
+    ) -> None:
         super().__init__()
         masks.check_packing(model)
         self.model, self.extra = model, extra or Extra()
-        self.term = self.gate = torch.zeros(())
+        self.term = self.gate = self.seen = torch.zeros(())
+        parts = list(parts)
+        self.parts = list(dict.fromkeys(name for name, _ in parts))
+        self._part_of = torch.tensor([self.parts.index(name) for name, _ in parts])
+        self._weight_of = torch.tensor([weight for _, weight in parts])
         self._cross_entropy = torch.compile(cross_entropy) if compiled else cross_entropy
         if compiled:
             compile_layers(model)
@@ -104,12 +121,23 @@ class TargetLoss(nn.Module):
         """The sum of the cross-entropies (nats) over the batch's targets; 0 with gradient where there are none."""
         apart = masks.packed_inputs(self.model, batch.segments, batch.bounds, batch.longest)
         index = batch.index if len(batch.index) else batch.index.new_zeros(1)
+        self.seen = torch.zeros(len(self.parts), 2, device=batch.ids.device)
         with routed(self.model, batch.prompt, batch.segments), projected_at(self.model, index):
             logits = self.model(batch.ids, position_ids=batch.positions, use_cache=False, **apart).logits
             self.gate = newest_weight(self.model, batch)
-        total = self._cross_entropy(logits, batch.labels) if len(batch.index) else logits.float().sum() * 0.0
+        total = self._sum(logits, batch) if len(batch.index) else logits.float().sum() * 0.0
         self.term = self.extra.term(total)
         return total
+
+    def _sum(self, logits_NV: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        """The sum of the batch's cross-entropies, each times its part's weight."""
+        if not self.parts:
+            return self._cross_entropy(logits_NV, batch.labels)
+        losses_N = nn.functional.cross_entropy(logits_NV.float(), batch.labels, reduction="none")
+        part_N = self._part_of.to(batch.origins.device)[batch.origins]
+        sums_P = losses_N.new_zeros(len(self.parts)).index_add_(0, part_N, losses_N.detach())
+        self.seen = torch.stack([sums_P, part_N.bincount(minlength=len(self.parts)).to(sums_P)], 1)
+        return (losses_N * self._weight_of.to(losses_N)[batch.origins]).sum()
 
 
 def newest_weight(model: Any, batch: MicroBatch) -> torch.Tensor:

@@ -13,7 +13,8 @@ class StageOrder:
     `key` names the generation to be made, `parent` the one to start from, `mixture` the digest of the packed
     shards. `recipe` is the resolved stage, which alone with seed, parent and mixture decides the result;
     `compute` says how it is carried out. `pseudo` is the store's file of the task's pseudo-samples, "" without any.
-    With `keep_state` the optimiser's state stays beside the generation, for the next stage.
+    With `keep_state` the optimiser's state stays beside the generation, for the next stage. `parts` says to which part
+    of the loss each origin of the mixture belongs, and what its targets weigh; empty: all alike.
     """
 
     storage: str
@@ -27,6 +28,7 @@ class StageOrder:
     trust_remote_code: bool = False
     pseudo: str = ""
     keep_state: bool = False
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

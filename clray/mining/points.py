@@ -1,0 +1,44 @@
+"""Knowledge points: the few phrases of a mistaken question that its knowledge is looked up by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from clray.mining.words import words
+
+Idf = Callable[[Sequence[str]], list[float | None]]
+"""Rarity of phrases in the knowledge; None for one that does not occur there."""
+
+
+def points(candidates: Sequence[Sequence[str]], texts: Sequence[str], most: int, idf: Idf) -> list[list[str]]:
+    """For each text at most `most` points: of its candidate phrases and its words those that are rarest in the
+    knowledge and occur in it, the rarest first.
+
+    A word that stands in a phrase already taken is none of its own, and a phrase that holds one takes its place, so
+    that points do not say the same twice.
+    """
+    pools = [list(dict.fromkeys([*found, *words(text)])) for found, text in zip(candidates, texts, strict=True)]
+    every = list(dict.fromkeys(phrase for pool in pools for phrase in pool))
+    rarity = dict(zip(every, idf(every), strict=True))
+    return [_rarest(pool, rarity, most) for pool in pools]
+
+
+def _rarest(pool: Sequence[str], rarity: dict[str, float | None], most: int) -> list[str]:
+    known = [(value, phrase) for phrase in pool if (value := rarity[phrase]) is not None]
+    taken: list[str] = []
+    for _, phrase in sorted(known, key=lambda item: (-item[0], -len(item[1]), item[1])):
+        said = {word for other in taken for word in words(other)}
+        if set(words(phrase)) - said and len(taken) < most:
+            taken.append(phrase)
+    return taken
+
+
+def query(question: str, answers: Sequence[str], found: Sequence[str]) -> str:
+    """What is searched for: the points, or question and answer where there is none."""
+    return " ".join(found) if found else " ".join([question, *answers])
+
+
+def holds_one(text: str, found: Sequence[str]) -> bool:
+    """Whether the text holds all words of one of the points; any text does where there is none."""
+    here = set(words(text))
+    return not found or any(set(words(point)) <= here for point in found)
