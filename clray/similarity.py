@@ -110,16 +110,9 @@ def _mean(
 
 def sample(sources: tuple[Opened, ...], kind: str, count: int) -> list[str]:
     """Texts of the `count` records of lowest digest: the same whatever the layout of the files, in bounded memory."""
-    units = [unit for source in sources for unit in source.units]
     lowest = functools.partial(_lowest, kind=kind, count=count)
     rows = run_dataset(
-        lambda data: (
-            data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
-            .map_batches(
-                functools.partial(records.read_batch, units=units, kind=kind), batch_size=1, batch_format="pyarrow"
-            )
-            .map_batches(lowest, batch_size=None, batch_format="pyarrow")
-        )
+        lambda data: records.dataset(data, sources, kind).map_batches(lowest, batch_size=None, batch_format="pyarrow")
     )
     distinct = {row["mark"]: row["text"] for row in rows}
     return [distinct[mark] for mark in sorted(distinct)[:count]]

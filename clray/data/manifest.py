@@ -85,12 +85,17 @@ class Manifest:
         store.write_json(f"{self.folder}/manifest.json", self.to_dict())
 
 
-def write_part(store: Store, folder: str, number: int, table: pa.Table) -> Part:
-    """Writes the table as an uncompressed Arrow file, which can be memory-mapped; returns its entry."""
+def arrow_bytes(table: pa.Table) -> bytes:
+    """The table as an uncompressed Arrow file, which can be memory-mapped."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    content = sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def write_part(store: Store, folder: str, number: int, table: pa.Table) -> Part:
+    """Writes the table as an Arrow file; returns its entry."""
+    content = arrow_bytes(table)
     name = f"part-{number:05d}.arrow"
     store.write_bytes(f"{folder}/{name}", content)
     return Part(

@@ -68,15 +68,11 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
         return known
     from clray.ray_session import run_dataset
 
-    units = [unit for source in spec.sources for unit in source.units]
     encode = functools.partial(_encode_batch, spec=spec, store=store)
     write = functools.partial(_write_unique, store=store, folder=folder)
     parts = run_dataset(
         lambda data: (
-            data.from_items([{"unit": index} for index in range(len(units))], override_num_blocks=len(units))
-            .map_batches(
-                functools.partial(read_batch, units=units, kind=spec.kind), batch_size=1, batch_format="pyarrow"
-            )
+            dataset(data, spec.sources, spec.kind)
             .map_batches(encode, batch_size=512, batch_format="pyarrow")
             .groupby("part", num_partitions=spec.num_parts)
             .map_groups(write, batch_format="pyarrow")
@@ -102,13 +98,16 @@ def read(sources: tuple[Opened, ...], kind: str) -> list[tuple[dict[str, Any], s
     """All records of the sources in file order, checked for the kind's fields, each with its place."""
     from clray.ray_session import run_dataset
 
-    units = [unit for source in sources for unit in source.units]
-    rows = run_dataset(
-        lambda data: data.from_items(
-            [{"unit": index} for index in range(len(units))], override_num_blocks=len(units)
-        ).map_batches(functools.partial(read_batch, units=units, kind=kind), batch_size=1, batch_format="pyarrow")
-    )
+    rows = run_dataset(lambda data: dataset(data, sources, kind))
     return [(json.loads(row["record"]), row["place"]) for row in rows]
+
+
+def dataset(data: Any, sources: Iterable[Opened], kind: str) -> Any:
+    """The Ray data set (`data` is ray.data) of the sources' records, see `read_batch`: a block a reading unit."""
+    units = [unit for source in sources for unit in source.units]
+    return data.from_items(
+        [{"unit": index} for index in range(len(units))], override_num_blocks=len(units)
+    ).map_batches(functools.partial(read_batch, units=units, kind=kind), batch_size=1, batch_format="pyarrow")
 
 
 def _names(spec: RecordSpec) -> str:
@@ -144,13 +143,16 @@ def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str
     """The record in clray's fields. DataError naming place, field and mend where one is missing or empty."""
     names = {
         field: source["fields"].get(field, field)
-        for field in ("text", "instruction", "input", "output", "messages", "choices")
+        for field in ("text", "title", "instruction", "input", "output", "messages", "choices")
     }
     record = {field: raw[name] for field, name in names.items() if raw.get(name) is not None}
     if source["instruction"] is not None:
         record.setdefault("instruction", source["instruction"])
     if kind == "pretrain":
         return {"text": _filled(record, "text", names, raw, place)}
+    if kind == "knowledge":
+        title = {"title": _filled(record, "title", names, raw, place)} if record.get("title") else {}
+        return {"text": _filled(record, "text", names, raw, place), **title}
     if "messages" in record:
         return {"messages": _checked_messages(record["messages"], place)}
     _filled(record, "instruction", names, raw, place)

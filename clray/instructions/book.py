@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from clray.data.manifest import arrow_bytes
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 
@@ -36,11 +37,8 @@ class Book:
         return self._values().take(pa.array([places[marks[text]] for text in texts], pa.int64()))
 
     def _write(self, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
         name = digest(table["text"].to_pylist())
-        self._store.write_bytes(f"{self._folder}/{name}.arrow", sink.getvalue().to_pybytes())
+        self._store.write_bytes(f"{self._folder}/{name}.arrow", arrow_bytes(table))
 
     def _places(self) -> dict[str, int]:
         return _read(self._store, self._folder, self._names())[0]

@@ -6,6 +6,9 @@
                           optimiser/ where a stage carries its state, see train/carry.py
     scores/<key>/         one JSON file a task           each written whole
     pseudo/               samples of a generator         each written whole
+    knowledge/<digest>/   passages to search             manifest.json committed last
+    terms/<digest>/       counts of their terms          manifest.json committed last
+    indexes/<digest>/     what they are searched by      manifest.json committed last
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
     leases/               who builds a generation right now, see lineage/lease.py
 

@@ -1,0 +1,1 @@
+"""What a generation gets wrong, and the knowledge that it lacks."""
