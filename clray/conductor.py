@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-from clray import recording
+from clray import evolving, recording
 from clray.evaluation import tasks as examples
 from clray.lineage import lease
 from clray.lineage.generation import Generation
@@ -51,22 +51,33 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> O
         prepare(plan, session, watch)
         recorder.open()
         for line in plan.chains:
-            recorder.record(line, line.base.generation)
-            measure(plan, line, 0, session, watch)
-            for planned in line.stages:
-                with lease.hold(plan.store, planned.key, planned.stage.name, watch.say, wait):
-                    generation = plan.store.generation(planned.key)
-                    if generation is None:
-                        generation = build(plan, line, planned, session, watch)
-                        built.add(generation.key)
-                    recorder.record(line, generation)
-                measure(plan, line, planned.index, session, watch)
+            line = follow(plan, line, session, recorder, watch, wait, built)
             recorder.score(line_outcome(plan, line), line)
         for line in plan.lines if plan.experts else ():
             recorder.score(line_outcome(plan, line), line)
         outcome = look(stream, built, time.monotonic() - started, recorder.versions, label)
         recorder.publish(outcome)
     return outcome
+
+
+def follow(
+    plan: Plan, line: Line, session: Session, recorder: Recorder, watch: Watcher, wait: bool, built: set[str]
+) -> Line:
+    """Makes and measures the line's generations one after the other; the line as it is, where a stage ended early."""
+    recorder.record(line, line.base.generation)
+    measure(plan, line, 0, session, watch)
+    index = 0
+    while index < len(line.stages):
+        planned = line.stages[index]
+        with lease.hold(plan.store, planned.key, planned.stage.name, watch.say, wait):
+            generation = plan.store.generation(planned.key)
+            if generation is None:
+                generation = build(plan, line, planned, session, watch)
+                built.add(generation.key)
+            recorder.record(line, generation)
+        measure(plan, line, planned.index, session, watch)
+        line, index = judge(plan, line, planned, session, watch), index + 1
+    return line
 
 
 def evaluate(stream: Stream, watch: Watcher) -> Outcome:
@@ -118,6 +129,8 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
     for line in plan.chains:
         for planned in line.stages:
             if planned.key in missing and planned.key not in session.prepared:
+                if planned.round:
+                    evolving.ready(planned.round, plan.store)
                 session.prepared[planned.key] = prepare_stage(planned, plan.store, line)
                 watch.say(arithmetic(line, session.prepared[planned.key]))
                 for sentence in (*describe(planned.recipe, planned.parent_stage), *session.prepared[planned.key].notes):
@@ -128,8 +141,11 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
 
 def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Generation:
     """Trains the stage and commits the generation."""
-    prepared = session.prepared[planned.key]
-    if prepared.provisional:
+    if planned.round and evolving.mined(planned.round, plan.store) is None:
+        session.make_room_for_scoring()
+        evolving.mine(planned.round, plan.store, session.pool, watch.say, examining(planned, watch))
+    prepared = session.prepared.get(planned.key)
+    if prepared is None or prepared.provisional:
         prepared = prepare_stage(planned, plan.store, line)
         for sentence in (arithmetic(line, prepared), *prepared.notes):
             watch.say(sentence)
@@ -151,6 +167,30 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
         f"{result.training['tokens_per_second']:,.0f} tokens/s, {result.training['seconds']:.0f} s"
     )
     return generation
+
+
+def judge(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Line:
+    """Examines what a round of an evolve stage made; the line without its further rounds, where the stage ends here."""
+    asked = planned.round
+    if asked is None or line.role != "chain" or asked.round.half == "cpt":
+        return line
+    judgement = evolving.judgement_of(planned.key, plan.store)
+    if judgement is None:
+        session.connect()
+        session.make_room_for_scoring()
+        earlier = [evolving.judgement_of(one.key, plan.store) for one in line.rounds_before(planned)]
+        judgement = evolving.judge(
+            asked, planned.key, [one for one in earlier if one], plan.store, session.pool, examining(planned, watch)
+        )
+        watch.say(f"{line.name} · {planned.stage.name}: {evolving.said(judgement)}")
+    if not judgement["stop"] or planned.index == len(line.stages):
+        return line
+    return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+
+
+def examining(planned: PlannedStage, watch: Watcher) -> evolving.Watch:
+    """Says how far an exam is."""
+    return lambda _, done, of: watch.measuring(planned.stage.name, "exam", done, of)
 
 
 def measure(plan: Plan, line: Line, index: int, session: Session, watch: Watcher) -> None:

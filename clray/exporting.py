@@ -73,16 +73,17 @@ def find(stream: Stream, wanted: str) -> Generation:
     from clray.planner import make_plan
 
     store = Store(stream.storage)
-    names = {stage.name: number for number, stage in enumerate(stream.sequence, 1)} | {"base": 0}
-    known = wanted in names or wanted == "newest" or (wanted.isdigit() and int(wanted) <= len(stream.stages))
+    names = {stage.name for stage in stream.sequence} | {"base"}
+    known = wanted in names or wanted == "newest" or (wanted.isdigit() and int(wanted) <= len(stream.sequence))
     if not known:
         return by_key(store, wanted)
-    keys = make_plan(stream).lines[0].keys
+    line = make_plan(stream).lines[0]
+    keys, numbers = line.keys, {"base": 0} | {planned.stage.name: planned.index for planned in line.stages}
     there = [made for key in keys if (made := store.generation(key))]
     if wanted == "newest":
         return there[-1]
-    key = keys[names[wanted] if wanted in names else int(wanted)]
-    found = store.generation(key)
+    number = numbers.get(wanted, int(wanted) if wanted.isdigit() else len(keys))
+    found = store.generation(keys[number]) if number < len(keys) else None
     if found is None:
         raise ModelError(
             f"generation '{wanted}' of stream '{stream.name}' is not built yet; there are {_listed(there)}. "

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from clray import continuing, cost
+from clray import continuing, cost, evolving
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
 from clray.evaluation.pseudo import PseudoSpec
 from clray.evaluation.tasks import TaskSpec
+from clray.evolving import RoundSpec
 from clray.instructions import kept
 from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
@@ -23,6 +24,7 @@ from clray.models.structure import check_layers
 from clray.ray_session import quiet
 from clray.similarity import Similarity, settled
 from clray.spec import loading
+from clray.spec.evolve import Round
 from clray.spec.recipe import Recipe, alone, generator_recipe, resolve
 from clray.spec.stream import Stage, Stream
 
@@ -33,7 +35,7 @@ class PlannedStage:
 
     `shape` is that of the model it trains (see cost.model_shape). `keeps_state` says that the optimiser's state is
     wanted after it, by a later stage of any line. `generator` is the stage, trained alone, that writes
-    the `pseudo` samples of this one, where it wants any.
+    the `pseudo` samples of this one, where it wants any. An evolve stage has a `round` instead of an `own` record set.
     """
 
     stage: Stage
@@ -43,13 +45,19 @@ class PlannedStage:
     recipe: Recipe
     parent_stage: dict[str, Any]
     replay: dict[str, Any]
-    own: records.RecordSpec
-    past: tuple[tuple[str, records.RecordSpec], ...]
+    own: records.RecordSpec | None
+    past: tuple[tuple[str, records.RecordSpec | RoundSpec], ...]
     seed: int
     shape: dict[str, int]
     keeps_state: bool = False
     generator: PlannedStage | None = None
     pseudo: PseudoSpec | None = None
+    round: RoundSpec | None = None
+
+    @property
+    def sources(self) -> list[str]:
+        """Digests of what the stage itself is made of, for its key."""
+        return self.round.sources if self.round else [self.own.digest] if self.own else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +76,15 @@ class Line:
         """Keys of the line's generations, generation 0 first."""
         return [self.base.generation.key, *(stage.key for stage in self.stages)]
 
+    def rounds_before(self, planned: PlannedStage) -> list[PlannedStage]:
+        """The earlier rounds of the same evolve stage."""
+        of = planned.round.round.of if planned.round else None
+        return [one for one in self.stages[: planned.index - 1] if one.round and one.round.round.of == of]
+
     def learned_at(self, task: str) -> int | None:
         """Row of the generation that teaches the task; None for a probe."""
-        if self.role == "chain":
-            return self.stream.learned_at(task)
-        stage = self.stages[0].stage
-        return 1 if task in (stage.teaches or (stage.name,)) else None
+        taught = (one.index for one in self.stages if task in (one.stage.teaches or (one.stage.name,)))
+        return next(taught, None)
 
     def measures(self, task: str, index: int) -> bool:
         """Whether generation `index` of the line is measured on the task (see Evaluation.every and window)."""
@@ -180,7 +191,12 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
     parent_stage: dict[str, Any] = {}
     shape: dict[str, int] = base.generation.training["shape"]
     stages: list[PlannedStage] = []
-    for index, stage in enumerate(stream.sequence, 1):
+    examined, ended = parent, ""
+    for stage in stream.sequence:
+        round_ = stage.evolve if isinstance(stage.evolve, Round) else None
+        if round_ and round_.of == ended:
+            continue
+        index = len(stages) + 1
         recipe = resolve(stream, stage, parent_stage, first=index == 1)
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
@@ -188,28 +204,30 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         continuing.check_schedule(stage, recipe)
         continuing.check_carried(stage, recipe, parent_stage)
         shape = continuing.grown(stage, recipe, parent_stage, shape)
-        own = _records(stream, stage, recipe, base, store)
-        earlier = stream.sequence[: index - 1] if recipe.replays else ()
-        replay = _replay(stage, earlier, recipe, store)
-        past = tuple((old.name, _records(stream, old, recipe, base, store)) for old in earlier)
-        resolved = {**recipe.resolved, "replay": kept.identity(replay)}
-        key = generation_key(parent, resolved, [own.digest], [spec.digest for _, spec in past], stream.seed)
-        stages.append(
-            PlannedStage(
-                stage=stage,
-                index=index,
-                parent=parent,
-                key=key,
-                recipe=recipe,
-                parent_stage=parent_stage,
-                replay=replay,
-                own=own,
-                past=past,
-                seed=stream.seed,
-                shape=shape,
-                **_imitation(stage, recipe, own, base, stream.seed),
-            )
+        examined = examined if round_ and round_.half == "cit" else parent
+        made = _made_of(stream, stage, recipe, base, store, examined)
+        past = tuple((old.stage.name, old.round or old.own) for old in stages) if recipe.replays else ()
+        replay = _replay(stage, [old.stage for old in stages] if recipe.replays else (), recipe, store)
+        planned = PlannedStage(
+            stage=stage,
+            index=index,
+            parent=parent,
+            key="",
+            recipe=recipe,
+            parent_stage=parent_stage,
+            replay=replay,
+            own=made if isinstance(made, records.RecordSpec) else None,
+            round=made if isinstance(made, RoundSpec) else None,
+            past=_cut_to(past, recipe.resolved["sequence_length"]),
+            seed=stream.seed,
+            shape=shape,
+            **_imitation(stage, recipe, made, base, stream.seed),
         )
+        resolved = {**recipe.resolved, "replay": kept.identity(replay)}
+        key = generation_key(parent, resolved, planned.sources, [spec.digest for _, spec in planned.past], stream.seed)
+        stages.append(replace(planned, key=key))
+        judged = evolving.judgement_of(key, store) if round_ else None
+        ended = round_.of if round_ and judged and judged["stop"] else ended
         parent, parent_stage = key, recipe.resolved
     adapters = [planned.recipe.resolved["adapter"] for planned in stages]
     if any(continuing.looks_into_layers(adapter) for adapter in adapters):
@@ -228,9 +246,10 @@ def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
             planned,
             index=1,
             parent=root,
-            key=generation_key(root, recipe.resolved, [planned.own.digest], [], planned.seed),
+            key=generation_key(root, recipe.resolved, planned.sources, [], planned.seed),
             recipe=recipe,
             parent_stage={},
+            round=evolving.alone(planned.round, root) if planned.round else None,
             replay=recipe.resolved["replay"],
             shape=continuing.grown(planned.stage, recipe, {}, line.base.generation.training["shape"]),
             past=(),
@@ -257,10 +276,12 @@ def plan_generators(lines: Sequence[Line]) -> tuple[Line, ...]:
     )
 
 
-def _imitation(stage: Stage, recipe: Recipe, own: records.RecordSpec, base: Base, seed: int) -> dict[str, Any]:
+def _imitation(
+    stage: Stage, recipe: Recipe, own: records.RecordSpec | RoundSpec, base: Base, seed: int
+) -> dict[str, Any]:
     """Generator and pseudo-samples of the stage, as fields of PlannedStage; none where it wants none."""
     imitating = generator_recipe(recipe)
-    if imitating is None:
+    if imitating is None or isinstance(own, RoundSpec):
         return {}
     reflection = recipe.resolved["adapter"]["reflection"]
     inputs = replace(own, kind="generator")
@@ -299,23 +320,42 @@ def _replay(stage: Stage, earlier: Sequence[Stage], recipe: Recipe, store: Store
     if replay["kind"] != "inscl":
         return replay
     for part in (stage, *earlier):
-        if part.kind == "pretrain":
+        if part.kind != "instruct":
             raise SpecError(
-                f"stage '{stage.name}': replay inscl weighs instructions, and stage '{part.name}' is plain text, which "
-                f"has none; give stage '{stage.name}' another method.replay (random or balanced)"
+                f"stage '{stage.name}': replay inscl weighs instructions, and stage '{part.name}' has plain text, "
+                f"which has none; give stage '{stage.name}' another method.replay (random or balanced)"
             )
     return kept.keep_models(replay, store)
 
 
-def _records(stream: Stream, stage: Stage, recipe: Recipe, base: Base, store: Store) -> records.RecordSpec:
-    """The record set of `stage`, cut to the sequence length of `recipe`."""
-    return records.RecordSpec(
-        kind=stage.kind,
-        sources=records.open_sources(stage.data, store),
-        tokenizer=str(store.fetch(f"tokenizers/{base.tokenizer_digest}")),
-        tokenizer_digest=base.tokenizer_digest,
-        form=stage.format if "format" in stage.model_fields_set else stream.format,
-        limit=recipe.resolved["sequence_length"],
+def _made_of(
+    stream: Stream, stage: Stage, recipe: Recipe, base: Base, store: Store, examined: str
+) -> records.RecordSpec | RoundSpec:
+    """What `stage` is trained on, cut to the sequence length of `recipe`: its record set, or the round that makes one
+    of the mistakes of generation `examined`."""
+    form = stage.format if "format" in stage.model_fields_set else stream.format
+    tokenizer, limit = str(store.fetch(f"tokenizers/{base.tokenizer_digest}")), recipe.resolved["sequence_length"]
+    if stage.evolve is None:
+        return records.RecordSpec(
+            kind=stage.kind,
+            sources=records.open_sources(stage.data, store),
+            tokenizer=tokenizer,
+            tokenizer_digest=base.tokenizer_digest,
+            form=form,
+            limit=limit,
+        )
+    assert isinstance(stage.evolve, Round), "a stream's sequence holds rounds"
+    return evolving.round_spec(stage.evolve, examined, form, limit, tokenizer, base.tokenizer_digest, stream, store)
+
+
+def _cut_to(
+    past: Sequence[tuple[str, records.RecordSpec | RoundSpec | None]], limit: int
+) -> tuple[tuple[str, records.RecordSpec | RoundSpec], ...]:
+    """What earlier stages were made of, their examples cut to `limit` tokens."""
+    return tuple(
+        (name, replace(spec, limit=limit) if isinstance(spec, records.RecordSpec) else spec)
+        for name, spec in past
+        if spec
     )
 
 
@@ -340,7 +380,7 @@ def _check_batch(stream: Stream, stage: Stage, recipe: Recipe) -> None:
 def _check_adapter(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -> None:
     """A shared attention reads prompts and cannot be merged: raises SpecError where that would be asked of it."""
     adapter, before = recipe.resolved["adapter"], parent_stage.get("adapter")
-    if adapter["kind"] == "sapt" and stage.kind == "pretrain":
+    if adapter["kind"] == "sapt" and stage.kind != "instruct":
         raise SpecError(
             f"stage '{stage.name}': adapter sapt selects its blocks by an example's prompt, and plain text has none; "
             "give this stage another adapter, before the first sapt stage"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clray import cost
+import numpy as np
+
+from clray import cost, evolving
 from clray.data import mixture, records
 from clray.data.batches import BatchPlan, plan_batches
 from clray.data.manifest import Manifest
 from clray.domain_size import small_domain
+from clray.evolving import RoundSpec
 from clray.instructions.evidence import Survey
+from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.planner import Line, PlannedStage
-from clray.replay.draw import Draw, Index, draw
+from clray.replay.draw import Draw, Index, draw, whole
 from clray.replay.inscl import Evidence
 from clray.train import carry
 from clray.train.order import StageOrder
@@ -24,8 +29,9 @@ NEAR_EQUAL = 1.1
 class PreparedStage:
     """A planned stage with its data at hand: what it will really train on, and what that costs.
 
-    `provisional` where the replay depends on a parent that is not trained yet: numbers are estimates then, and
-    nothing is packed.
+    `draws` are those of replay. `parts` say how the targets of each origin of the mixture weigh in the loss; empty: all
+    alike. `provisional` where something depends on a parent that is not trained yet, which replay or a round's mistakes
+    may: numbers are estimates then, and nothing is packed.
     """
 
     planned: PlannedStage
@@ -34,6 +40,7 @@ class PreparedStage:
     draws: tuple[Draw, ...]
     batches: BatchPlan
     cost: cost.Cost
+    parts: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
     provisional: bool = False
 
@@ -46,22 +53,24 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
     parent = store.generation(planned.parent)
     if planned.recipe.carries and parent is not None:
         carry.files_of(store, parent)
-    own = records.prepare(planned.own, store)
-    past = [(name, records.prepare(spec, store)) for name, spec in planned.past]
+    own, past = _sets(planned.stage.name, planned.round or planned.own, store), _past(planned, store)
+    waits = own is None or past is None or (_waits_for_parent(planned) and parent is None)
+    if own is None:
+        assert planned.round is not None
+        own = [(planned.stage.name, evolving.guess(planned.round, store))]
     recipe = planned.recipe.resolved
-    own_index = mixture.index_of(store, planned.stage.name, own)
-    indexes = [mixture.index_of(store, *item) for item in past]
-    provisional = _waits_for_parent(planned) and parent is None
-    evidence = None if provisional else _evidence(planned, own_index, indexes, store, line)
-    draws = tuple(draw(recipe["replay"], own_index, indexes, planned.seed, evidence))
+    own_indexes = [] if waits and planned.round else [mixture.index_of(store, *item) for item in own]
+    indexes = [mixture.index_of(store, *item) for item in past or ()] if own_indexes else []
+    evidence = None if waits else _evidence(planned, own_indexes[0], indexes, store, line)
+    draws = tuple(draw(recipe["replay"], _joined(own_indexes), indexes, planned.seed, evidence)) if own_indexes else ()
     mixed = mixture.MixtureSpec(
-        stage=planned.stage.name,
-        own=own,
-        past=tuple(m for _, m in past) if draws else (),
-        draws=draws,
+        stage=own[0][0],
+        own=own[0][1],
+        past=(*(manifest for _, manifest in own[1:]), *(manifest for _, manifest in past or () if draws)),
+        draws=(*(whole(index) for index in own_indexes[1:]), *draws),
         sequence_length=recipe["sequence_length"],
     )
-    packed = mixture.estimate(mixed) if provisional else mixture.prepare(mixed, store)
+    packed = mixture.estimate(mixed) if waits else mixture.prepare(mixed, store)
     batches = plan_batches(recipe["length"], packed.rows, packed.tokens, recipe["batch"], planned.seed)
     return PreparedStage(
         planned=planned,
@@ -70,9 +79,50 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         draws=draws,
         batches=batches,
         cost=_cost(planned, packed, batches, line, store),
-        notes=(*_notes(provisional, evidence, draws), *_domain(planned, own)),
-        provisional=provisional,
+        parts=_parts(planned, [name for name, _ in own], packed),
+        notes=(*_notes(planned, waits, evidence, draws), *_domain(planned, own)),
+        provisional=waits,
     )
+
+
+def _sets(name: str, spec: records.RecordSpec | RoundSpec | None, store: Store) -> list[tuple[str, Manifest]] | None:
+    """Names and record sets of what a stage is made of: one, or one of each kind of a round's rows. None where the
+    round's mistakes are not mined yet."""
+    if isinstance(spec, RoundSpec):
+        found = evolving.sets(spec, store)
+        return None if found is None else [(f"{name} {kind}", records.prepare(one, store)) for kind, one in found]
+    assert spec is not None
+    return [(name, records.prepare(spec, store))]
+
+
+def _past(planned: PlannedStage, store: Store) -> list[tuple[str, Manifest]] | None:
+    """The record sets of all earlier stages that may be shown again; None where a round among them is not mined yet."""
+    found = [_sets(name, spec, store) for name, spec in planned.past]
+    return None if None in found else [item for some in found for item in some or ()]
+
+
+def _joined(indexes: Sequence[Index]) -> Index:
+    """One index of all of a stage's own record sets."""
+    if len(indexes) == 1:
+        return indexes[0]
+    tokens = np.concatenate([index.tokens for index in indexes])
+    return Index(name="", digest=digest([index.digest for index in indexes]), tokens=tokens)
+
+
+def _parts(planned: PlannedStage, own: Sequence[str], packed: Manifest) -> tuple[tuple[str, float], ...]:
+    """Part and weight of the targets of each origin of a round that has both passages and instructions.
+
+    Over the whole mixture passages make up the share `evolve.loss` of the loss of the round's own rows, however many
+    tokens they are; replayed rows count as they are.
+    """
+    if planned.round is None or len(own) < 2 or own[0] != f"{planned.stage.name} cpt":
+        return ()
+    targets = [origin["targets"] for origin in packed.provenance["origins"]]
+    read, answered = targets[0], sum(targets[1 : len(own)])
+    share, every = planned.round.round.loss, read + answered
+    weights = {"cpt": share * every / max(1, read), "cit": (1 - share) * every / max(1, answered), "replay": 1.0}
+    parts = ["cpt", *["cit"] * (len(own) - 1), *["replay"] * (len(targets) - len(own))]
+    return tuple((part, weights[part]) for part in parts)
 
 
 def order_of(prepared: PreparedStage, line: Line, store: Store) -> StageOrder:
@@ -90,6 +140,7 @@ def order_of(prepared: PreparedStage, line: Line, store: Store) -> StageOrder:
         trust_remote_code=model.trust_remote_code,
         pseudo=planned.pseudo.path if planned.pseudo else "",
         keep_state=planned.keeps_state,
+        parts=prepared.parts,
     )
 
 
@@ -113,8 +164,12 @@ def _evidence(planned: PlannedStage, own: Index, past: list[Index], store: Store
     return survey.evidence()
 
 
-def _notes(provisional: bool, evidence: Evidence | None, draws: tuple[Draw, ...]) -> tuple[str, ...]:
-    """What a person should know of the replay before it is trained on."""
+def _notes(
+    planned: PlannedStage, provisional: bool, evidence: Evidence | None, draws: tuple[Draw, ...]
+) -> tuple[str, ...]:
+    """What a person should know of the replay, or of a round's set, before it is trained on."""
+    if provisional and planned.round:
+        return ("mistakes are mined when the parent is trained; rows and steps are at most these",)
     if provisional:
         return ("replay is drawn when the parent is trained (encoder.of: parent); rows and steps are estimates",)
     if evidence is None or evidence.distances is None:
@@ -126,9 +181,9 @@ def _notes(provisional: bool, evidence: Evidence | None, draws: tuple[Draw, ...]
     return (text,)
 
 
-def _domain(planned: PlannedStage, own: Manifest) -> tuple[str, ...]:
+def _domain(planned: PlannedStage, own: Sequence[tuple[str, Manifest]]) -> tuple[str, ...]:
     """What a person should know of the size of the stage's own text before the model is trained on it."""
-    warning = small_domain(planned.shape, planned.recipe.resolved, own.tokens)
+    warning = small_domain(planned.shape, planned.recipe.resolved, sum(manifest.tokens for _, manifest in own))
     return (warning,) if warning else ()
 
 

@@ -47,6 +47,7 @@ def generation(planned: PlannedStage, prepared: PreparedStage, result: StageResu
             "replay": planned.recipe.resolved["replay"],
             "draws": [draw.receipt() for draw in prepared.draws],
             **({"pseudo": planned.pseudo.receipt()} if planned.pseudo else {}),
+            **({"round": planned.round.receipt()} if planned.round else {}),
         },
         training={
             **result.training,
@@ -104,12 +105,12 @@ class Recorder:
             store.uri(f"generations/{made.key}/weights"),
             store.read_json(f"generations/{made.key}/curve.json") or [],
             artifacts,
-            latest=line is self._plan.lines[0],
+            latest=line.name == self._plan.lines[0].name,
         )
 
     def score(self, outcome: LineOutcome, line: Line) -> None:
         """Writes each generation's row of the score matrix, and the continual metrics as far as it reaches."""
-        store, main = self._plan.store, line is self._plan.lines[0]
+        store, main = self._plan.store, line.name == self._plan.lines[0].name
         singles = expert_scores(self._plan)
         for index, key in enumerate(line.keys):
             cells = {task.task.name: store.score(key, task.digest) for task in self._plan.tasks}

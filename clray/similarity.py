@@ -22,6 +22,7 @@ from clray.data import records
 from clray.data.formatting import question
 from clray.data.sources import Opened
 from clray.instructions import kept, workers
+from clray.errors import SpecError
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.models.base import prepare_base
@@ -62,6 +63,12 @@ def settled(stream: Stream, store: Store, now: str) -> tuple[Stream, Similarity 
     """
     if stream.order != "similar" and stream.similarity is None:
         return stream, None
+    for stage in stream.stages:
+        if stage.evolve:
+            raise SpecError(
+                f"stage '{stage.name}': an evolve stage has no text of its own to compare; give another order than "
+                "similar, and no 'similarity'"
+            )
     found = _measured(stream, stream.similarity or spec.Similarity(), store, now)
     return (stream.model_copy(update={"order": found.chain()}) if stream.order == "similar" else stream), found
 

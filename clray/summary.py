@@ -130,7 +130,7 @@ def _to_build(line: Line, planned: PlannedStage, prepared: PreparedStage, state:
         targets=prepared.cost.targets,
         steps=prepared.batches.steps,
         batch=prepared.batches.size,
-        replayed=_replayed(origins),
+        replayed=_replayed(origins, planned.stage.name),
         flops=prepared.cost.flops,
         seconds=prepared.cost.seconds,
         bytes_per_device=prepared.cost.bytes_per_device,
@@ -152,7 +152,7 @@ def _cached(plan: Plan, line: Line, planned: PlannedStage) -> Row:
         targets=training["targets"],
         steps=training["steps"],
         batch=generation.stage["batch"],
-        replayed=_replayed(data["origins"]),
+        replayed=_replayed(data["origins"], planned.stage.name),
         flops=training["flops"],
         seconds=training["seconds"],
         bytes_per_device=training["bytes_per_device"],
@@ -160,17 +160,25 @@ def _cached(plan: Plan, line: Line, planned: PlannedStage) -> Row:
     )
 
 
-def _replayed(origins: list[dict[str, Any]]) -> float:
+def _own(origins: list[dict[str, Any]], stage: str) -> int:
+    """How many of the mixture's origins are of the stage itself: the first, and in a round one of each kind of row."""
+    return max(1, sum(origin["stage"].startswith(f"{stage} ") for origin in origins))
+
+
+def _replayed(origins: list[dict[str, Any]], stage: str) -> float:
     """Share of the mixture's tokens that come from earlier stages."""
-    return sum(origin["tokens"] for origin in origins[1:]) / max(1, sum(origin["tokens"] for origin in origins))
+    replayed = sum(origin["tokens"] for origin in origins[_own(origins, stage) :])
+    return replayed / max(1, sum(origin["tokens"] for origin in origins))
 
 
 def arithmetic(line: Line, prepared: PreparedStage) -> str:
     """One line of arithmetic, printed before a stage is trained."""
     origins, batches, cost = prepared.packed.provenance["origins"], prepared.batches, prepared.cost
-    replayed = ", ".join(f"{o['rows']} of {o['stage']}" for o in origins[1:] if o["rows"])
+    stage = prepared.planned.stage.name
+    own = _own(origins, stage)
+    replayed = ", ".join(f"{o['rows']} of {o['stage']}" for o in origins[own:] if o["rows"])
     return (
-        f"{line.name} · {prepared.planned.stage.name}: {origins[0]['rows']:,} examples"
+        f"{line.name} · {stage}: {sum(origin['rows'] for origin in origins[:own]):,} examples"
         + (f" + replayed {replayed}" if replayed else "")
         + f" -> {prepared.packed.rows:,} sequences, {batches.total:,} seen / batch {batches.size} = {batches.steps:,} "
         f"steps, {cost.tokens:,} tokens ({cost.targets:,} targets), {cost.flops:.1e} FLOPs, ~{duration(cost.seconds)}"

@@ -1,7 +1,7 @@
 """The supplemental training set of a round: passages to read, and four kinds of instructions (CEM).
 
-The kinds and their names are the paper's (arXiv 2404.08707, by notes on it); what a row of each looks like, and how many
-there are, is clray's own.
+The kinds and their names are the paper's (arXiv 2404.08707, by notes on it); what a row of each looks like, and how
+many there are, is clray's own.
 
     cpt          the passages, loss on all tokens
     normative    a mistaken question in the form it is asked in -> its answer: repairs the form
@@ -62,8 +62,8 @@ def build(
     """The rows of a round.
 
     `found` gives for a mistake's name its passages, the best first; `passages` are those to be read, in whatever way
-    they were chosen. `shares` are the fields of spec.Shares but `cpt`. No row that shares a run of words with a held-out
-    question is taken. Draws depend on the seed and on the names of what is drawn from alone.
+    they were chosen. `shares` are the fields of spec.Shares but `cpt`. No row that shares a run of words with a
+    held-out question is taken. Draws depend on the seed and on what is drawn from alone.
     """
     chance, leaks = random.Random(seed), []  # type: tuple[random.Random, list[tuple[str, Leak]]]
 
@@ -126,8 +126,10 @@ def _text(row: Row) -> str:
     turns = [turn["content"] for turn in row.get("messages", [])]
     output = row.get("output", "")
     outputs = output if isinstance(output, list) else [output]
-    return "\n".join([str(row.get("text", "")), str(row.get("instruction", "")), str(row.get("input", "")), *turns]
-                     + [str(one) for one in outputs])
+    return "\n".join(
+        [str(row.get("text", "")), str(row.get("instruction", "")), str(row.get("input", "")), *turns]
+        + [str(one) for one in outputs]
+    )
 
 
 def best_first(found: Mapping[str, Sequence[tuple[Passage, float]]]) -> list[Passage]:

@@ -69,6 +69,11 @@ class Draw:
         }
 
 
+def whole(origin: Index) -> Draw:
+    """All examples of a record set, once."""
+    return Draw(origin, np.arange(origin.rows, dtype=np.int64), origin.rows, "examples")
+
+
 def draw(
     replay: dict[str, Any], own: Index, past: Sequence[Index], seed: int, evidence: Evidence | None = None
 ) -> list[Draw]:

@@ -119,7 +119,7 @@ class Evolve(Strict):
     def settings(self) -> dict[str, Any]:
         """All that changes what a round trains on, but for the content of its sources."""
         sources = {"questions", "heldout_questions", "general"}
-        mere = {"rounds", "stop", "of", "number"}
+        mere = {"rounds", "stop", "of", "number", "half"}
         plain = self.model_dump(mode="json", exclude=sources | mere, exclude_none=True)
         plain["knowledge"].pop("sources")
         return plain
@@ -128,9 +128,9 @@ class Evolve(Strict):
 class Round(Evolve):
     """One round of an evolve stage, as it is planned: the stage `of` that name, the round's number from 1.
 
-    The `second_half` of a round under cpt_then_cit learns from the exam of the first half's parent.
+    Under cpt_then_cit it is two stages; the second `half` learns from the exam of the first one's parent.
     """
 
     of: str
     number: int
-    second_half: bool = False
+    half: Literal["", "cpt", "cit"] = ""

@@ -69,6 +69,7 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
             "optimiser": _optimiser(optimiser, carry=bool(parent)),
             "precision": stream.compute.precision,
             **method,
+            **({"evolve": stage.evolve.settings} if stage.evolve else {}),
         },
         inheritance=origins,
     )

@@ -189,7 +189,7 @@ def rounds(stage: Stage) -> tuple[Stage, ...]:
     parts = []
     for number, ordinal in enumerate(several, 1):
         for half, control in halves.items():
-            settings = {"control": control, "of": stage.name, "number": number, "second_half": half == "cit"}
+            settings = {"control": control, "of": stage.name, "number": number, "half": half}
             part = Round(**{**dict(asked), **settings})
             name = f"{stage.name}{ordinal}{'.' * bool(half)}{half}"
             parts.append(stage.model_copy(update={"name": name, "evolve": part, "teaches": teaches}))
@@ -307,8 +307,3 @@ class Stream(Strict):
             return tuple(random.Random(self.seed).sample(self.stages, len(self.stages)))
         by_name = {stage.name: stage for stage in self.stages}
         return tuple(by_name[name] for name in self.order)
-
-    def learned_at(self, task: str) -> int | None:
-        """Number of the first stage (from 1) that teaches the task; None for a probe."""
-        taught = (n for n, stage in enumerate(self.sequence, 1) if task in (stage.teaches or (stage.name,)))
-        return next(taught, None)
