@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-from clray import evolving, recording
+from clray import recording
 from clray.evaluation import tasks as examples
+from clray.evolving import judging, mining
 from clray.lineage import lease
 from clray.lineage.generation import Generation
 from clray.outcome import Outcome, expert_scores, line_outcome
@@ -130,7 +131,7 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
         for planned in line.stages:
             if planned.key in missing and planned.key not in session.prepared:
                 if planned.round:
-                    evolving.ready(planned.round, plan.store)
+                    mining.ready(planned.round, plan.store)
                 session.prepared[planned.key] = prepare_stage(planned, plan.store, line)
                 watch.say(arithmetic(line, session.prepared[planned.key]))
                 for sentence in (*describe(planned.recipe, planned.parent_stage), *session.prepared[planned.key].notes):
@@ -141,9 +142,9 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
 
 def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Generation:
     """Trains the stage and commits the generation."""
-    if planned.round and evolving.mined(planned.round, plan.store) is None:
+    if planned.round and mining.mined(planned.round, plan.store) is None:
         session.make_room_for_scoring()
-        evolving.mine(planned.round, plan.store, session.pool, watch.say, examining(planned, watch))
+        mining.mine(planned.round, plan.store, session.pool, watch.say, examining(planned, watch))
     prepared = session.prepared.get(planned.key)
     if prepared is None or prepared.provisional:
         prepared = prepare_stage(planned, plan.store, line)
@@ -174,23 +175,23 @@ def judge(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     asked = planned.round
     if asked is None or line.role != "chain" or asked.round.half == "cpt":
         return line
-    judgement = evolving.judgement_of(planned.key, plan.store)
+    judgement = judging.judgement_of(planned.key, plan.store)
     if judgement is None:
         session.connect()
         session.make_room_for_scoring()
-        earlier = [evolving.judgement_of(one.key, plan.store) for one in line.rounds_before(planned)]
-        judgement = evolving.judge(
+        earlier = [judging.judgement_of(one.key, plan.store) for one in line.rounds_before(planned)]
+        judgement = judging.judge(
             asked, planned.key, [one for one in earlier if one], plan.store, session.pool, examining(planned, watch)
         )
-        watch.say(f"{line.name} · {planned.stage.name}: {evolving.said(judgement)}")
+        watch.say(f"{line.name} · {planned.stage.name}: {judging.said(judgement)}")
     if not judgement["stop"] or planned.index == len(line.stages):
         return line
     return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
 
 
-def examining(planned: PlannedStage, watch: Watcher) -> evolving.Watch:
+def examining(planned: PlannedStage, watch: Watcher) -> mining.Watch:
     """Says how far an exam is."""
-    return lambda _, done, of: watch.measuring(planned.stage.name, "exam", done, of)
+    return lambda done, of: watch.measuring(planned.stage.name, "exam", done, of)
 
 
 def measure(plan: Plan, line: Line, index: int, session: Session, watch: Watcher) -> None:

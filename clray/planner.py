@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from clray import continuing, cost, evolving
+from clray import continuing, cost
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
 from clray.evaluation.pseudo import PseudoSpec
 from clray.evaluation.tasks import TaskSpec
-from clray.evolving import RoundSpec
+from clray.evolving import judging
+from clray.evolving.round import RoundSpec, round_spec
 from clray.instructions import kept
 from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
@@ -226,7 +227,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         resolved = {**recipe.resolved, "replay": kept.identity(replay)}
         key = generation_key(parent, resolved, planned.sources, [spec.digest for _, spec in planned.past], stream.seed)
         stages.append(replace(planned, key=key))
-        judged = evolving.judgement_of(key, store) if round_ else None
+        judged = judging.judgement_of(key, store) if round_ else None
         ended = round_.of if round_ and judged and judged["stop"] else ended
         parent, parent_stage = key, recipe.resolved
     adapters = [planned.recipe.resolved["adapter"] for planned in stages]
@@ -249,7 +250,7 @@ def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
             key=generation_key(root, recipe.resolved, planned.sources, [], planned.seed),
             recipe=recipe,
             parent_stage={},
-            round=evolving.alone(planned.round, root) if planned.round else None,
+            round=replace(planned.round, examined=root) if planned.round else None,
             replay=recipe.resolved["replay"],
             shape=continuing.grown(planned.stage, recipe, {}, line.base.generation.training["shape"]),
             past=(),
@@ -345,7 +346,7 @@ def _made_of(
             limit=limit,
         )
     assert isinstance(stage.evolve, Round), "a stream's sequence holds rounds"
-    return evolving.round_spec(stage.evolve, examined, form, limit, tokenizer, base.tokenizer_digest, stream, store)
+    return round_spec(stage.evolve, examined, form, limit, tokenizer, base.tokenizer_digest, stream, store)
 
 
 def _cut_to(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clray import cost, evolving
+from clray import cost
 from clray.data import mixture, records
 from clray.data.batches import BatchPlan, plan_batches
 from clray.data.manifest import Manifest
 from clray.domain_size import small_domain
-from clray.evolving import RoundSpec
+from clray.evolving import mining
+from clray.evolving.round import RoundSpec
 from clray.instructions.evidence import Survey
 from clray.lineage.key import digest
 from clray.lineage.store import Store
@@ -57,7 +58,7 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
     waits = own is None or past is None or (_waits_for_parent(planned) and parent is None)
     if own is None:
         assert planned.round is not None
-        own = [(planned.stage.name, evolving.guess(planned.round, store))]
+        own = [(planned.stage.name, mining.guess(planned.round, store))]
     recipe = planned.recipe.resolved
     own_indexes = [] if waits and planned.round else [mixture.index_of(store, *item) for item in own]
     indexes = [mixture.index_of(store, *item) for item in past or ()] if own_indexes else []
@@ -89,7 +90,7 @@ def _sets(name: str, spec: records.RecordSpec | RoundSpec | None, store: Store) 
     """Names and record sets of what a stage is made of: one, or one of each kind of a round's rows. None where the
     round's mistakes are not mined yet."""
     if isinstance(spec, RoundSpec):
-        found = evolving.sets(spec, store)
+        found = mining.sets(spec, store)
         return None if found is None else [(f"{name} {kind}", records.prepare(one, store)) for kind, one in found]
     assert spec is not None
     return [(name, records.prepare(spec, store))]

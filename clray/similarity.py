@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from clray.data import records
 from clray.data.formatting import question
 from clray.data.sources import Opened
-from clray.instructions import kept, workers
 from clray.errors import SpecError
+from clray.instructions import kept, workers
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.models.base import prepare_base

@@ -1,0 +1,1 @@
+"""The evolve stage: exams, mistakes, the knowledge they lack, and the set that a round is trained on (CEM)."""

@@ -1,0 +1,58 @@
+"""What a round brought: its generation beside the one whose mistakes it learnt from, and whether the stage goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from clray.evaluation.actors import ScoringPool
+from clray.evaluation.evolution import compare, should_stop
+from clray.evolving.mining import Watch, mined
+from clray.evolving.round import RoundSpec
+from clray.lineage.store import Store
+
+
+def judge(
+    spec: RoundSpec, key: str, before: Sequence[dict[str, Any]], store: Store, pool: ScoringPool, watch: Watch
+) -> dict[str, Any]:
+    """What the round brought: generation `key` beside the one it started from, and why the stage ends here, if it does.
+
+    `before` are the judgements of the stage's earlier rounds, in order. Kept in the store.
+    """
+    place = f"evolved/{key}.json"
+    known: dict[str, Any] | None = store.read_json(place)
+    if known:
+        return known
+    after = pool.examine(key, spec.exam, store, watch)
+    manifest = mined(spec, store) or {}
+    found = compare(pool.examine(spec.examined, spec.exam, store, watch), after, manifest.get("tokens_read") or None)
+    history = [*(judgement["change"] for judgement in before), found]
+    stop = spec.round.stop
+    judgement = {
+        "stage": spec.round.of,
+        "round": spec.round.number,
+        "examined": spec.examined,
+        "exam": spec.exam.digest,
+        "mined": spec.digest,
+        "change": found,
+        "stop": should_stop(history, stop.delta, stop.flips),
+    }
+    store.write_json(place, judgement)
+    return judgement
+
+
+def judgement_of(key: str, store: Store) -> dict[str, Any] | None:
+    """What was found of the round that made generation `key`; None where it was not judged yet."""
+    found: dict[str, Any] | None = store.read_json(f"evolved/{key}.json")
+    return found
+
+
+def said(judgement: dict[str, Any]) -> str:
+    """A judgement in one sentence."""
+    seen = judgement["change"]["heldout"]["likelihood"]
+    text = f"held-out accuracy {seen['before']:.3f} -> {seen['after']:.3f}"
+    if seen["repaired"] is not None:
+        text += f", {seen['repaired']:.1%} of the wrong ones repaired"
+    if seen["afr"] is not None:
+        text += f", {seen['afr']:.1%} of the right ones turned wrong"
+    return f"{text}; no further round: {judgement['stop']}" if judgement["stop"] else text

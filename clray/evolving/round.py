@@ -1,0 +1,105 @@
+"""One round of an evolve stage as it is planned: whose mistakes, which questions, which knowledge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clray.data import records
+from clray.data.questions import QuestionSpec
+from clray.data.sources import Opened
+from clray.evaluation.exam import ExamSpec
+from clray.lineage.key import digest
+from clray.lineage.store import Store
+from clray.spec.evolve import Round
+from clray.spec.stream import Evaluation, Format, Stream
+
+VERSION = 1
+READING = frozenset({"none", "cpt_only", "random_documents"})
+"""Controls under which passages are read."""
+SEARCHING = READING | {"cit_only"}
+"""Controls that look for passages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSpec:
+    """What a round's set is made of: the mistakes of generation `examined`, and the sources of the stage.
+
+    `form` and `limit` (tokens) are those of the rows it is trained on; `seed` decides its draws.
+    """
+
+    round: Round
+    examined: str
+    questions: QuestionSpec
+    exam: ExamSpec
+    knowledge: tuple[Opened, ...]
+    general: tuple[Opened, ...]
+    form: Format
+    limit: int
+    tokenizer: str
+    tokenizer_digest: str
+    evaluation: Evaluation
+    seed: int
+
+    @property
+    def sources(self) -> list[str]:
+        """Digests of all that the set is made of but the examined generation, for keys."""
+        return [self.questions.digest, *(source.digest for source in (*self.knowledge, *self.general))]
+
+    @property
+    def digest(self) -> str:
+        """Address of the set."""
+        form = self.form.model_dump(mode="json")
+        made = [self.round.settings, self.examined, self.exam.digest, self.sources, form, self.limit, self.seed]
+        return digest([VERSION, *made])
+
+    @property
+    def folder(self) -> str:
+        """Where the set lies in the store."""
+        return f"mined/{self.digest}"
+
+    def receipt(self) -> dict[str, Any]:
+        """Whose mistakes were learnt from, and where set and exams lie, for the generation's record."""
+        return {"examined": self.examined, "set": self.folder, "exam": self.exam.digest, "control": self.round.control}
+
+
+def round_spec(
+    asked: Round,
+    examined: str,
+    form: Format,
+    limit: int,
+    tokenizer: str,
+    tokenizer_digest: str,
+    stream: Stream,
+    store: Store,
+) -> RoundSpec:
+    """The round with its sources found and digested."""
+    questioned = QuestionSpec(
+        sources=records.open_sources(asked.questions, store),
+        heldout_sources=records.open_sources(asked.heldout_questions or (), store),
+        heldout=asked.heldout,
+    )
+    return RoundSpec(
+        round=asked,
+        examined=examined,
+        questions=questioned,
+        exam=ExamSpec(
+            questions=questioned.digest,
+            tokenizer=tokenizer,
+            tokenizer_digest=tokenizer_digest,
+            form=form,
+            instruction=asked.instruction,
+            limit=limit,
+            precision=stream.compute.precision,
+            seed=stream.seed,
+            **asked.exam.model_dump(),
+        ),
+        knowledge=records.open_sources(asked.knowledge.sources, store),
+        general=records.open_sources(asked.general or (), store),
+        form=form,
+        limit=limit,
+        tokenizer=tokenizer,
+        tokenizer_digest=tokenizer_digest,
+        evaluation=stream.evaluation,
+        seed=stream.seed,
+    )
