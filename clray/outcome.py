@@ -7,6 +7,7 @@ from typing import Any
 
 from clray.evaluation.matrix import ScoreMatrix
 from clray.evaluation.metrics import continual_metrics
+from clray.evolving.telling import told
 from clray.lineage.generation import Generation
 from clray.planner import Line, Plan, generation_of
 from clray.selection import Selection, selection_of
@@ -88,6 +89,7 @@ class Outcome:
                     "version": self.versions.get(g.key),
                     "built": g.key in self.built,
                     "pseudo": self._pseudo(g),
+                    "evolved": told(g, self.plan.store),
                 }
                 for g in line.generations
             ],

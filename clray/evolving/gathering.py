@@ -25,9 +25,10 @@ from clray.mining.shelf import Passage
 
 @dataclass(frozen=True)
 class Gathered:
-    """By a mistake's name its points, and the passages that were found for it with their scores; the passages to read,
-    and how many were left out because they give a held-out question away."""
+    """The set of passages that was searched; by a mistake's name its points, and what was found for it with its scores;
+    the passages to read, and how many were left out because they give a held-out question away."""
 
+    knowledge: str
     points: dict[str, list[str]]
     found: dict[str, list[tuple[Passage, float]]]
     passages: list[Passage]
@@ -62,6 +63,7 @@ def gather(spec: RoundSpec, lacking: Sequence[Question], heldout: HeldOut, store
     if spec.round.control == "random_documents":
         passages = _at_random(knowledge, sum(passage.num_tokens for passage in passages), heldout, spec.seed)
     return Gathered(
+        knowledge=knowledge.digest,
         points={one.name: some for one, some in zip(lacking, found, strict=True)},
         found=given,
         passages=passages if spec.round.control in READING else [],

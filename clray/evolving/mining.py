@@ -105,7 +105,7 @@ def mine(spec: RoundSpec, store: Store, pool: ScoringPool, say: Callable[[str], 
     lacking = [one for one in mistakes if kinds[one.name] in ("knowledge", "ambiguous")]
     apart = [one for one in questions.read(spec.questions, store) if one.heldout]
     heldout = HeldOut((one.name, one.text, (*one.options, *one.answers)) for one in apart)
-    gathered = gather(spec, lacking, heldout, store) if spec.round.control in SEARCHING else Gathered({}, {}, [], 0)
+    gathered = gather(spec, lacking, heldout, store) if spec.round.control in SEARCHING else Gathered("", {}, {}, [], 0)
     built = build(
         control=spec.round.control,
         mistakes=[_asked(spec, one) for one in mistakes],
@@ -129,6 +129,7 @@ def mine(spec: RoundSpec, store: Store, pool: ScoringPool, say: Callable[[str], 
         "questions": {
             kind: sum(1 for o, _ in pairs if not o.heldout and kinds[o.name] == kind) for kind in get_args(Kind)
         },
+        "knowledge": gathered.knowledge,
         "mistakes": len(mistakes),
         "points": sum(map(len, gathered.points.values())),
         "passages": len({passage.digest for hits in gathered.found.values() for passage, _ in hits}),

@@ -60,7 +60,13 @@ class RoundSpec:
 
     def receipt(self) -> dict[str, Any]:
         """Whose mistakes were learnt from, and where set and exams lie, for the generation's record."""
-        return {"examined": self.examined, "set": self.folder, "exam": self.exam.digest, "control": self.round.control}
+        return {
+            "examined": self.examined,
+            "questions": self.questions.digest,
+            "exam": self.exam.digest,
+            "set": self.folder,
+            "control": self.round.control,
+        }
 
 
 def round_spec(
