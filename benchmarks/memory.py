@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py DATA/corpora DATA/models/TinyStories-656K --megabytes 20 60 200 --formats jsonl parquet
 
-For each size and format a corpus is resampled from the text of the folder (two halves of two documents make one, so none
-stands twice), and two stages are prepared and trained for a few steps: the corpus, and a small domain that replays a
-quarter of its tokens from it. A process beside them adds up, five times a second, the memory of the driver and of every
-process of its Ray: the proportional share (PSS), so that what they share, the object store above all, counts once. File
-pages, which the kernel takes back when it wants them, stand apart.
+For each size and format a corpus is resampled from the text of the folder (parts of two documents make one, so that
+none stands twice), and two stages are prepared and trained for a few steps: the corpus, and a small domain that replays
+a quarter of its tokens from it. Five times a second the memory of the driver and of every process of its Ray is added
+up: the proportional share (PSS), so that what they share, the object store above all, counts once. File pages, which
+the kernel takes back when it wants them, stand apart.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ STEPS = 4
 def main() -> None:
     """Prints a row for each format and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpora", type=Path, help="folder of folders with train.jsonl; or, as a child, the stream file")
+    parser.add_argument(
+        "corpora", type=Path, help="folder of folders with train.jsonl; or, as a child, the stream file"
+    )
     parser.add_argument("model", type=Path, help="folder of the base model")
     parser.add_argument("--megabytes", type=int, nargs="+", default=[20, 60, 200])
     parser.add_argument("--formats", nargs="+", default=["jsonl", "parquet"], choices=["jsonl", "parquet"])
@@ -80,7 +82,9 @@ def write_corpus(path: Path, texts: list[str], megabytes: int) -> None:
     """One file of documents, JSON lines or Parquet by its name."""
     if path.suffix == ".jsonl":
         with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents(texts, megabytes))
+            file.writelines(
+                json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents(texts, megabytes)
+            )
         return
     found = list(documents(texts, megabytes))
     with pq.ParquetWriter(path, pa.schema([("text", pa.string())])) as writer:
@@ -151,7 +155,8 @@ class Meter:
             for process in [self._root, *self._root.children(recursive=True)]:
                 with suppress(OSError, psutil.Error):
                     fields = dict(
-                        line.split(":", 1) for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+                        line.split(":", 1)
+                        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
                     )
                     own += sum(int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem")) * 1024
                     files += int(fields["Pss_File"].split()[0]) * 1024

@@ -49,11 +49,14 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
     own = records.prepare(planned.own, store)
     past = [(name, records.prepare(spec, store)) for name, spec in planned.past]
     recipe = planned.recipe.resolved
-    own_index = mixture.index_of(store, planned.stage.name, own)
-    indexes = [mixture.index_of(store, *item) for item in past]
     provisional = _waits_for_parent(planned) and parent is None
-    evidence = None if provisional else _evidence(planned, own_index, indexes, store, line)
-    draws = tuple(draw(recipe["replay"], own_index, indexes, planned.seed, evidence))
+    evidence: Evidence | None = None
+    draws: tuple[Draw, ...] = ()
+    if past:
+        texts = planned.replay["kind"] == "inscl"
+        new, *old = (mixture.index_of(store, name, m, texts) for name, m in ((planned.stage.name, own), *past))
+        evidence = None if provisional else _evidence(planned, new, old, store, line)
+        draws = tuple(draw(recipe["replay"], new, old, planned.seed, evidence))
     mixed = mixture.MixtureSpec(
         stage=planned.stage.name,
         own=own,
@@ -100,7 +103,7 @@ def _waits_for_parent(planned: PlannedStage) -> bool:
 
 
 def _evidence(planned: PlannedStage, own: Index, past: list[Index], store: Store, line: Line) -> Evidence | None:
-    if planned.replay["kind"] != "inscl" or not past:
+    if planned.replay["kind"] != "inscl":
         return None
     survey = Survey(
         own=own,
