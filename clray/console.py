@@ -102,7 +102,7 @@ def show_outcome(outcome: Outcome) -> None:
             table.add_row(unit, name, *("–" if c is None else f"{c:.3f}" for c in cells))
         console.print(table)
     trained = len(outcome.built)
-    total = len({g.key for line in outcome.lines for g in line.generations if g.parent})
+    total = len({stage.key for line in outcome.plan.chains for stage in line.stages})
     console.print(
         f"{trained} of {total} generations trained now, {total - trained} taken from the store; "
         f"{outcome.seconds:.1f} s",

@@ -6,27 +6,40 @@ import json
 from typing import Any
 
 from clray import cost
-from clray.errors import SpecError
+from clray.errors import ModelError, SpecError
+from clray.lineage.store import Store
+from clray.models.base import Base
 from clray.models.stack_kinds import is_stack
+from clray.models.structure import check_layers
 from clray.spec.recipe import Recipe
 from clray.spec.stream import Stage
 
 
-def looks_into_layers(adapter: dict[str, Any]) -> bool:
-    """Whether a stage with the adapter has to tell the model's transformer layers apart."""
-    return bool(adapter["kind"] == "expansion" or (adapter.get("freeze") or {}).get("layers"))
+def check_architecture(stage: Stage, recipe: Recipe, base: Base, trust_remote_code: bool, store: Store) -> None:
+    """Raises SpecError where the stage has to tell the base model's transformer layers apart, or adds to them, and the
+    architecture is not one of those where that can be done."""
+    adapter = recipe.resolved["adapter"]
+    expanding = adapter["kind"] == "expansion"
+    if not (expanding or (adapter.get("freeze") or {}).get("layers")):
+        return
+    try:
+        check_layers(store.weights(base.generation.key), trust_remote_code, expanding)
+    except ModelError as error:
+        raise SpecError(f"stage '{stage.name}': {error}") from None
 
 
-def check_schedule(stage: Stage, recipe: Recipe) -> None:
-    """Raises SpecError where the phases of an infinite schedule do not fit into the stage that has all of them."""
+def check_schedule(stage: Stage, recipe: Recipe, alone: bool = False) -> None:
+    """Raises SpecError where the phases of an infinite schedule do not fit into a stage that has all of them: the first
+    one that uses it, and each that is trained `alone`."""
     schedule = recipe.resolved["schedule"]
     if schedule["kind"] != "infinite" or schedule.get("begins") == "constant":
         return
     phases = {name: schedule[name] for name in ("warmup", "cooldown", "anneal")}
     if sum(phases.values()) > 1 + 1e-9:
+        where, mend = (", trained alone as an expert", ", or leave experts out") if alone else ("", "")
         raise SpecError(
-            f"stage '{stage.name}': schedule infinite: {' + '.join(f'{n} {v:g}' for n, v in phases.items())} are "
-            f"{sum(phases.values()):g} of the stage's steps, more than all of them; lower one"
+            f"stage '{stage.name}'{where}: schedule infinite: {' + '.join(f'{n} {v:g}' for n, v in phases.items())} "
+            f"are {sum(phases.values()):g} of the stage's steps, more than all of them; lower one{mend}"
         )
 
 

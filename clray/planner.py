@@ -21,7 +21,6 @@ from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
 from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
-from clray.models.structure import check_layers
 from clray.ray_session import quiet
 from clray.similarity import Similarity, settled
 from clray.spec import loading
@@ -204,6 +203,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         _check_adapter(stage, recipe, parent_stage)
         continuing.check_schedule(stage, recipe)
         continuing.check_carried(stage, recipe, parent_stage)
+        continuing.check_architecture(stage, recipe, base, stream.model.trust_remote_code, store)
         shape = continuing.grown(stage, recipe, parent_stage, shape)
         examined = examined if round_ and round_.half == "cit" else parent
         made = _made_of(stream, stage, recipe, base, store, examined)
@@ -230,10 +230,6 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         judged = judging.judgement_of(key, store) if round_ else None
         ended = round_.of if round_ and judged and judged["stop"] else ended
         parent, parent_stage = key, recipe.resolved
-    adapters = [planned.recipe.resolved["adapter"] for planned in stages]
-    if any(continuing.looks_into_layers(adapter) for adapter in adapters):
-        expanding = any(adapter["kind"] == "expansion" for adapter in adapters)
-        check_layers(store.weights(base.generation.key), stream.model.trust_remote_code, expanding)
     return Line(name=name, stream=stream, base=base, stages=tuple(stages))
 
 
@@ -243,6 +239,7 @@ def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
     experts = []
     for planned in line.stages:
         recipe = alone(planned.recipe)
+        continuing.check_schedule(planned.stage, recipe, alone=True)
         stage = replace(
             planned,
             index=1,

@@ -60,15 +60,21 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         assert planned.round is not None
         own = [(planned.stage.name, mining.guess(planned.round, store))]
     recipe = planned.recipe.resolved
-    own_indexes = [] if waits and planned.round else [mixture.index_of(store, *item) for item in own]
-    indexes = [mixture.index_of(store, *item) for item in past or ()] if own_indexes else []
-    evidence = None if waits else _evidence(planned, own_indexes[0], indexes, store, line)
-    draws = tuple(draw(recipe["replay"], _joined(own_indexes), indexes, planned.seed, evidence)) if own_indexes else ()
+    evidence: Evidence | None = None
+    draws: tuple[Draw, ...] = ()
+    there = not (planned.round and waits)
+    whole_sets = [whole(mixture.index_of(store, name, m, False)) for name, m in own[1:]] if there else []
+    if past and there:
+        texts = planned.replay["kind"] == "inscl"
+        new = _joined([mixture.index_of(store, name, m, texts) for name, m in own])
+        old = [mixture.index_of(store, name, m, texts) for name, m in past]
+        evidence = None if waits else _evidence(planned, new, old, store, line)
+        draws = tuple(draw(recipe["replay"], new, old, planned.seed, evidence))
     mixed = mixture.MixtureSpec(
         stage=own[0][0],
         own=own[0][1],
         past=(*(manifest for _, manifest in own[1:]), *(manifest for _, manifest in past or () if draws)),
-        draws=(*(whole(index) for index in own_indexes[1:]), *draws),
+        draws=(*whole_sets, *draws),
         sequence_length=recipe["sequence_length"],
     )
     packed = mixture.estimate(mixed) if waits else mixture.prepare(mixed, store)
@@ -152,7 +158,7 @@ def _waits_for_parent(planned: PlannedStage) -> bool:
 
 
 def _evidence(planned: PlannedStage, own: Index, past: list[Index], store: Store, line: Line) -> Evidence | None:
-    if planned.replay["kind"] != "inscl" or not past:
+    if planned.replay["kind"] != "inscl":
         return None
     survey = Survey(
         own=own,

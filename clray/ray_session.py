@@ -31,6 +31,9 @@ LOCAL_CLUSTER = {
 """A worker process costs seconds of imports: on a local cluster it is kept for the next data pipeline, where Ray
 would end it after a second of idling, and it is not outranked by everything else on the machine."""
 
+BLOCK_BYTES = 1 << 25
+"""What a Ray Data task gathers of its output before handing it on; Ray's default of 128 MiB counts once a core."""
+
 
 def connect(stream: Stream) -> None:
     """Joins the cluster of RAY_ADDRESS, or starts a local one large enough for the stream.
@@ -103,6 +106,7 @@ def run_dataset(build: Callable[[Any], Any]) -> list[dict[str, Any]]:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
     context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:

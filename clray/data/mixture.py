@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ import pyarrow as pa
 
 from clray.data.manifest import Manifest, Part, read_parts, write_part
 from clray.data.packing import best_fit_decreasing, cut
+from clray.data.shuffle import by_part
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.replay.draw import Draw, Index
 
 VERSION = 1
-ROWS_PER_PART = 65536
+ROWS_PER_PART, TOKENS_PER_PART = 65536, 1 << 23
+ROWS_PER_TABLE = 4096
 COLUMNS = ["digest", "ids", "targets", "num_tokens", "num_targets"]
 
 
@@ -35,14 +37,21 @@ class MixtureSpec:
 
     @property
     def digest(self) -> str:
-        """Address of the mixture: content and draws, not names."""
+        """Address of the mixture: content and draws, not names; and how many parts its tokens make, where several."""
         draws = [[draw.origin.digest, draw.rows.tolist()] for draw in self.draws]
-        return digest([VERSION, self.own.digest, draws, self.sequence_length])
+        parts = [self.num_parts] if self.tokens > TOKENS_PER_PART else []
+        return digest([VERSION, self.own.digest, draws, self.sequence_length, *parts])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all examples."""
+        return self.own.tokens + sum(int(draw.origin.tokens[draw.rows].sum()) for draw in self.draws)
 
     @property
     def num_parts(self) -> int:
-        """Number of shard files, by the examples alone."""
-        return max(1, math.ceil((self.own.rows + sum(len(draw.rows) for draw in self.draws)) / ROWS_PER_PART))
+        """Number of shard files, by the examples alone; one task packs one of them."""
+        rows = self.own.rows + sum(len(draw.rows) for draw in self.draws)
+        return max(1, math.ceil(rows / ROWS_PER_PART), math.ceil(self.tokens / TOKENS_PER_PART))
 
     @property
     def names(self) -> list[str]:
@@ -50,21 +59,18 @@ class MixtureSpec:
         return [self.stage, *(draw.origin.name for draw in self.draws)]
 
 
-def index_of(store: Store, name: str, manifest: Manifest) -> Index:
-    """What a replay draw needs to know of a record set."""
-    table = read_parts(store, manifest, ["num_tokens", "instruction"])
+def index_of(store: Store, name: str, manifest: Manifest, instructions: bool = False) -> Index:
+    """What a replay draw needs to know of a record set; the texts of `instructions` only where they are asked for."""
+    table = read_parts(store, manifest, ["num_tokens", "instruction"] if instructions else ["num_tokens"])
+    index = Index(name=name, digest=manifest.digest, tokens=table["num_tokens"].to_numpy().astype(np.int64))
+    if not instructions:
+        return index
     column = table["instruction"].unify_dictionaries().combine_chunks()
     texts, numbers = column.dictionary.to_pylist(), column.indices.to_numpy()
     order = sorted(range(len(texts)), key=texts.__getitem__)
     rank = np.empty(len(texts), dtype=np.int32)
     rank[order] = np.arange(len(texts))
-    return Index(
-        name=name,
-        digest=manifest.digest,
-        tokens=table["num_tokens"].to_numpy().astype(np.int64),
-        instructions=tuple(texts[i] for i in order),
-        instruction_of=rank[numbers],
-    )
+    return dataclasses.replace(index, instructions=tuple(texts[i] for i in order), instruction_of=rank[numbers])
 
 
 def prepare(spec: MixtureSpec, store: Store) -> Manifest:
@@ -77,21 +83,12 @@ def prepare(spec: MixtureSpec, store: Store) -> Manifest:
     known = Manifest.take(store, folder)
     if known:
         return known
-    from clray.ray_session import run_dataset
-
     units = _units(spec)
     read = functools.partial(_read, units=units, store=store, num_parts=spec.num_parts)
     pack = functools.partial(
         _pack, store=store, folder=folder, capacity=spec.sequence_length, num_origins=len(spec.names)
     )
-    rows = run_dataset(
-        lambda data: (
-            data.from_items([{"unit": number} for number in range(len(units))], override_num_blocks=len(units))
-            .map_batches(read, batch_size=1, batch_format="pyarrow")
-            .groupby("part", num_partitions=spec.num_parts)
-            .map_groups(pack, batch_format="pyarrow")
-        )
-    )
+    rows = by_part(len(units), read, spec.num_parts, pack, store)
     counts = [row.pop("counts") for row in rows]
     manifest = Manifest(
         digest=spec.digest,
@@ -152,25 +149,22 @@ def _units(spec: MixtureSpec) -> list[_Unit]:
     return units
 
 
-def _read(batch: pa.Table, units: list[_Unit], store: Store, num_parts: int) -> pa.Table:
-    tables = []
-    for number in batch["unit"].to_pylist():
-        unit = units[number]
-        folder = store.fetch(unit.manifest.folder)
-        table = pa.ipc.open_file(pa.memory_map(str(folder / unit.part))).read_all().select(COLUMNS)
+def _read(number: int, units: list[_Unit], store: Store, num_parts: int) -> Iterator[pa.Table]:
+    """The wanted rows of a unit, with their origin and part."""
+    unit = units[number]
+    folder = store.fetch(unit.manifest.folder)
+    with pa.memory_map(str(folder / unit.part)) as file:
+        table = pa.ipc.open_file(file).read_all().select(COLUMNS)
         table = table if unit.rows is None else table.take(pa.array(unit.rows))
-        part = [int(name[8:16], 16) % num_parts for name in table["digest"].to_pylist()]
-        tables.append(
-            table.append_column("origin", pa.array([unit.origin] * table.num_rows, pa.int32())).append_column(
-                "part", pa.array(part, pa.int32())
-            )
-        )
-    return pa.concat_tables(tables)
+        for start in range(0, table.num_rows, ROWS_PER_TABLE):
+            rows = table.slice(start, ROWS_PER_TABLE)
+            part = [int(name[8:16], 16) % num_parts for name in rows["digest"].to_pylist()]
+            origin = pa.array([unit.origin] * rows.num_rows, pa.int32())
+            yield rows.append_column("origin", origin).append_column("part", pa.array(part, pa.int32()))
 
 
-def _pack(table: pa.Table, store: Store, folder: str, capacity: int, num_origins: int) -> pa.Table:
-    """Packs the examples of one part into rows, writes them, and returns the manifest entry as a row."""
-    number = table["part"][0].as_py()
+def _pack(number: int, table: pa.Table, store: Store, folder: str, capacity: int, num_origins: int) -> dict[str, Any]:
+    """Packs the examples of one part into rows, writes them, and returns the manifest entry, and counts by origin."""
     table = table.sort_by([("origin", "ascending"), ("digest", "ascending")]).combine_chunks()
     lengths, origins = table["num_tokens"].to_pylist(), table["origin"].to_pylist()
     pieces = cut(lengths, capacity)
@@ -206,4 +200,4 @@ def _pack(table: pa.Table, store: Store, folder: str, capacity: int, num_origins
         origins,
         np.stack([np.ones(len(lengths)), lengths, table["num_targets"].to_numpy()], axis=1).astype(np.int64),
     )
-    return pa.Table.from_pylist([{**dataclasses.asdict(part), "counts": counts.tolist()}])
+    return {**dataclasses.asdict(part), "counts": counts.tolist()}

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from clray.data import formatting
 from clray.data.manifest import Manifest, Part, write_part
+from clray.data.shuffle import by_part
 from clray.data.sources import Opened, Unit, open_source, read_unit
 from clray.errors import DataError
 from clray.lineage.key import digest
@@ -22,7 +23,10 @@ from clray.spec.source import Source
 from clray.spec.stream import Format
 
 VERSION = 2
-BYTES_PER_PART = 1 << 28
+BYTES_PER_PART = 1 << 24
+"""Source text behind one shard file, and so what one task has to hold of a set."""
+
+TOKENS_PER_TABLE = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +42,14 @@ class RecordSpec:
 
     @property
     def digest(self) -> str:
-        """Address of the record set. Plain text depends on neither format nor sequence length."""
+        """Address of the record set. Plain text depends on neither format nor sequence length.
+
+        The number of parts decides the order of the rows, and so stands in it where there are several.
+        """
         shapes = {"instruct": [self.form.model_dump(mode="json"), self.limit], "generator": [self.limit]}
         shape = shapes.get(self.kind, [])
-        return digest([VERSION, self.kind, [s.digest for s in self.sources], self.tokenizer_digest, shape])
+        parts = [self.num_parts] if self.num_parts > 1 else []
+        return digest([VERSION, self.kind, [s.digest for s in self.sources], self.tokenizer_digest, shape, *parts])
 
     @property
     def num_parts(self) -> int:
@@ -66,18 +74,10 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
     known = Manifest.take(store, folder)
     if known:
         return known
-    from clray.ray_session import run_dataset
-
-    encode = functools.partial(_encode_batch, spec=spec, store=store)
+    units = [unit for source in spec.sources for unit in source.units]
+    encode = functools.partial(_encoded, units=units, spec=spec, store=store)
     write = functools.partial(_write_unique, store=store, folder=folder)
-    parts = run_dataset(
-        lambda data: (
-            dataset(data, spec.sources, spec.kind)
-            .map_batches(encode, batch_size=512, batch_format="pyarrow")
-            .groupby("part", num_partitions=spec.num_parts)
-            .map_groups(write, batch_format="pyarrow")
-        )
-    )
+    parts = by_part(len(units), encode, spec.num_parts, write, store)
     left_out = {name: sum(part.pop(name) for part in parts) for name in ("duplicates", "overlong")}
     manifest = Manifest(
         digest=spec.digest,
@@ -118,19 +118,23 @@ def read_batch(batch: pa.Table, units: list[Unit], kind: str) -> Iterator[pa.Tab
     """Streams the units' records as JSON text with their place, checked for the fields that the kind needs."""
     for index in batch["unit"].to_pylist():
         rows: list[tuple[str, str]] = []
-        place = ""
-        for raw, place in read_unit(units[index]):
-            record = normalise(raw, kind, units[index].source, place)
+        for record, place in checked(units[index], kind):
             rows.append((json.dumps(record, ensure_ascii=False), place))
             if len(rows) == 4096:
                 yield _read_table(rows)
                 rows = []
-        if not place:
-            raise DataError(
-                f"{', '.join(units[index].files) or units[index].source['source']}: holds no record; "
-                "take the source out or fill it"
-            )
         yield _read_table(rows)
+
+
+def checked(unit: Unit, kind: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The unit's records in clray's fields, each with its place. DataError where one does not fit, or there is none."""
+    place = ""
+    for raw, place in read_unit(unit):
+        yield normalise(raw, kind, unit.source, place), place
+    if not place:
+        raise DataError(
+            f"{', '.join(unit.files) or unit.source['source']}: holds no record; take the source out or fill it"
+        )
 
 
 def _read_table(rows: list[tuple[str, str]]) -> pa.Table:
@@ -204,15 +208,21 @@ def tokenizer_here(folder: str, mark: str, store: Store) -> Any:
     return tokenizer(folder if store.local else str(store.fetch(f"tokenizers/{mark}")))
 
 
-def _encode_batch(batch: pa.Table, spec: RecordSpec, store: Store) -> pa.Table:
-    """Token ids and targets of each record (none where it is left out), its digest and its part."""
+def _encoded(number: int, units: list[Unit], spec: RecordSpec, store: Store) -> Iterator[pa.Table]:
+    """Token ids and targets of a unit's records (none where one is left out), with digest and part."""
     encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, store)
-    rows, instructions = [], []
-    for text, place in zip(batch["record"].to_pylist(), batch["place"].to_pylist(), strict=True):
-        record = json.loads(text)
+    rows: list[formatting.Encoded] = []
+    instructions: list[str] = []
+    waiting = 0
+    for record, place in checked(units[number], spec.kind):
         instructions.append(formatting.instruction_text(record))
         rows.append(_encode(encoder, record, spec, place) or formatting.Encoded([], []))
-    return _record_table(rows, instructions, spec.num_parts)
+        waiting += len(rows[-1].ids) + 1
+        if waiting >= TOKENS_PER_TABLE:
+            yield _record_table(rows, instructions, spec.num_parts)
+            rows, instructions, waiting = [], [], 0
+    if rows:
+        yield _record_table(rows, instructions, spec.num_parts)
 
 
 def _encode(encoder: Any, record: dict[str, Any], spec: RecordSpec, place: str) -> formatting.Encoded | None:
@@ -246,10 +256,9 @@ def _record_table(rows: list[formatting.Encoded], instructions: list[str], num_p
     )
 
 
-def _write_unique(table: pa.Table, store: Store, folder: str) -> pa.Table:
-    """Writes one part, each digest once; returns its manifest entry and what was left out, as a row."""
-    number = table["part"][0].as_py()
-    table = table.sort_by("digest").drop_columns(["part"])
+def _write_unique(number: int, table: pa.Table, store: Store, folder: str) -> dict[str, Any]:
+    """Writes one part, each digest once; returns its manifest entry and what was left out."""
+    table = table.sort_by("digest")
     names, sizes = table["digest"].to_pylist(), table["num_tokens"].to_pylist()
     filled = [index for index in range(len(names)) if sizes[index]]
     keep = [index for index in filled if index == 0 or names[index] != names[index - 1]]
@@ -258,4 +267,4 @@ def _write_unique(table: pa.Table, store: Store, folder: str) -> pa.Table:
     kept = kept.set_column(place, "instruction", kept["instruction"].combine_chunks().dictionary_encode())
     part = write_part(store, folder, number, kept)
     counts = {"duplicates": len(filled) - len(keep), "overlong": len(names) - len(filled)}
-    return pa.Table.from_pylist([{**dataclasses.asdict(part), **counts}])
+    return {**dataclasses.asdict(part), **counts}

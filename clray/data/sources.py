@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sys
@@ -22,6 +23,9 @@ from clray.spec.source import Source
 
 PACKAGE = "package:"
 """Begins the name of a file that came with a Ray job: each node unpacks it below a temporary folder of its own."""
+
+PARQUET_ROWS = 1024
+"""Rows of a Parquet file that are held at a time."""
 
 TEXT, JSONL, PARQUET = (".txt", ".md", ".rst"), (".jsonl", ".ndjson"), (".parquet",)
 
@@ -223,24 +227,28 @@ def _read_file(file: str) -> Iterator[tuple[dict[str, Any], str]]:
     if path.endswith(PARQUET):
         with filesystem.open_input_file(path) as handle:
             number = 0
-            for batch in pq.ParquetFile(handle).iter_batches():
+            for batch in pq.ParquetFile(handle).iter_batches(batch_size=PARQUET_ROWS):
                 for record in batch.to_pylist():
                     number += 1
                     yield record, f"{file}:{number}"
         return
     with filesystem.open_input_stream(path) as stream:
-        content = stream.read()
+        if path.endswith(TEXT):
+            yield {"text": _text(stream.read(), file, 1)}, f"{file}:1"
+            return
+        for number, line in enumerate(io.BufferedReader(stream, 1 << 20), 1):
+            text = _text(line, file, number)
+            if text.strip():
+                yield _json_line(text.removesuffix("\n"), f"{file}:{number}"), f"{file}:{number}"
+
+
+def _text(content: bytes, file: str, line: int) -> str:
+    """The text of a file, or of a line of it, that begins at `line`; DataError with the place where it is not UTF-8."""
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig" if line == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line += content[: error.start].count(b"\n")
         raise DataError(f"{file}:{line}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
-    if path.endswith(TEXT):
-        yield {"text": text}, f"{file}:1"
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _json_line(line, f"{file}:{number}"), f"{file}:{number}"
 
 
 def _json_line(line: str, place: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def told(made: Generation, store: Store) -> dict[str, Any] | None:
 
 
 def _examples(made: Generation, receipt: dict[str, Any], manifest: dict[str, Any], store: Store) -> dict[str, Any]:
-    """Some questions that were repaired, are still wrong, and turned wrong: first those that passages were found for."""
+    """Some questions that were repaired, are still wrong, turned wrong: first those that passages were found for."""
     before, after = (
         {result["name"]: result for result in store.read_json(f"exams/{key}/{receipt['exam']}.json") or []}
         for key in (receipt["examined"], made.key)

@@ -20,6 +20,12 @@ LABEL_GAP = 12.0
 KEPT_POINTS = 4000
 RAW_POINTS, SMOOTH_POINTS = 600, 300
 """Points drawn in one panel, shared by its curves: more cannot be told apart."""
+PAGE_POINTS = 24_000
+"""Raw points of all panels of one course: where there are hundreds of stages, each is drawn more coarsely."""
+MOST_DOTS = 60
+"""Generations up to which each score has a dot and a tooltip; beyond, where a task is taught and the last one."""
+SHOWN_PANELS = 24
+"""Panels of one kind that stand open on the page; the others are folded away."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,8 @@ def course_groups(view: View) -> list[CourseGroup]:
 
 
 def _course_panels(view: View, course: Course) -> list[Panel]:
-    panels = [_course_panel(view, stage, course) for stage in view.stages]
+    coarser = min(1.0, PAGE_POINTS / (RAW_POINTS * max(1, len(view.stages))))
+    panels = [_course_panel(view, stage, course, coarser) for stage in view.stages]
     return [panel for panel in panels if panel is not None]
 
 
@@ -161,6 +168,8 @@ def _score_curve(line: Line, task: str, unit: Unit, x: Scale, y: Scale) -> Curve
     ]
     if not dots:
         return None
+    if len(dots) > MOST_DOTS:
+        dots = [*(dot for dot in dots[:-1] if dot.is_taught), dots[-1]]
     start = taught or 0
     return Curve(
         line=line,
@@ -174,7 +183,7 @@ def _score_curve(line: Line, task: str, unit: Unit, x: Scale, y: Scale) -> Curve
     )
 
 
-def _course_panel(view: View, stage: str, course: Course) -> Panel | None:
+def _course_panel(view: View, stage: str, course: Course, coarser: float) -> Panel | None:
     curves: list[tuple[Line, list[Point]]] = []
     for line, generations in view.own_generations:
         for generation in generations:
@@ -199,20 +208,23 @@ def _course_panel(view: View, stage: str, course: Course) -> Panel | None:
         y_ticks=[(y(v), axis_number(v)) for v in y_values],
         x_label="step",
         curves=_separate(
-            [_course_curve(course, line, raw, soft, x, y, len(smoothed)) for line, raw, soft in reversed(smoothed)]
+            [
+                _course_curve(course, line, raw, soft, x, y, coarser / max(2, len(smoothed)))
+                for line, raw, soft in reversed(smoothed)
+            ]
         ),
         notes=[f"{', '.join(shared)}: no training of its own here"] if shared else [],
     )
 
 
 def _course_curve(
-    course: Course, line: Line, raw: list[Point], soft: list[Point], x: Scale, y: Scale, shared_by: int
+    course: Course, line: Line, raw: list[Point], soft: list[Point], x: Scale, y: Scale, share: float
 ) -> Curve:
     last = soft[-1]
     return Curve(
         line=line,
-        path=path((x(a), y(b)) for a, b in thin(soft, SMOOTH_POINTS // max(2, shared_by))),
-        faint=path((x(a), y(b)) for a, b in thin(raw, RAW_POINTS // max(2, shared_by))) if len(raw) > 2 else "",
+        path=path((x(a), y(b)) for a, b in thin(soft, int(SMOOTH_POINTS * share))),
+        faint=path((x(a), y(b)) for a, b in thin(raw, int(RAW_POINTS * share))) if len(raw) > 2 else "",
         dots=[
             Dot(
                 x(raw[-1][0]),

@@ -5,19 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from clray.report.heat import Cell, Head, Picture, Row, picture
 from clray.report.numbers import Unit, finite
 from clray.report.view import Line, View
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One score. `shade` is 0 for the worst score of the unit and 1 for the best."""
-
-    text: str
-    shade: float | None
-    is_taught: bool
-    is_ahead: bool
-    title: str
 
 
 @dataclass(frozen=True)
@@ -34,11 +24,13 @@ class Heatmap:
 
     line: Line
     tasks: list[str]
-    rows: list[tuple[int, str, list[Cell]]]
+    heads: list[Head]
+    rows: list[Row]
     changes: list[Change]
     experts: list[tuple[str, str]]
     is_wide: bool
     has_gaps: bool
+    picture: Picture | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,8 @@ class Legend:
 
 def heatmaps(view: View) -> list[Heatmap]:
     """The heat map of each line, on colour scales shared by all lines."""
-    return [_heatmap(view, line) for line in view.lines]
+    cells = sum(len(line.matrix["R"]) * len(line.tasks) for line in view.lines)
+    return [_heatmap(view, line, cells) for line in view.lines]
 
 
 def legends(view: View) -> list[Legend]:
@@ -65,15 +58,30 @@ def legends(view: View) -> list[Legend]:
     return found
 
 
-def _heatmap(view: View, line: Line) -> Heatmap:
+def _heatmap(view: View, line: Line, cells: int) -> Heatmap:
     columns = {task: line.column(task) for task in line.tasks}
-    rows = [
+    heads = [_head(view, line, task) for task in line.tasks]
+    rows: list[Row] = [
         (index, stage, [_cell(view, line, task, index, columns[task][index]) for task in line.tasks])
         for index, stage in enumerate(line.stages[: len(line.matrix["R"])])
     ]
-    changes = [_change(line, task, columns[task]) for task in line.tasks]
-    gaps = any(score is None for column in columns.values() for score in column)
-    return Heatmap(line, line.tasks, rows, changes, _experts(view, line), len(line.tasks) > 8, gaps)
+    return Heatmap(
+        line=line,
+        tasks=line.tasks,
+        heads=heads,
+        rows=rows,
+        changes=[_change(line, task, columns[task]) for task in line.tasks],
+        experts=_experts(view, line),
+        is_wide=len(line.tasks) > 8,
+        has_gaps=any(score is None for column in columns.values() for score in column),
+        picture=picture(heads, rows, cells),
+    )
+
+
+def _head(view: View, line: Line, task: str) -> Head:
+    unit = line.unit(task)
+    name = f"{task}{' ↓' if unit.lower else ''}"
+    return Head(name, f"{task} ({unit.label})", view.task_colour(task), line.learned_at(task) is None)
 
 
 def _experts(view: View, line: Line) -> list[tuple[str, str]]:
@@ -94,7 +102,8 @@ def _cell(view: View, line: Line, task: str, index: int, score: float | None) ->
     when = "never trained on (probe)" if taught is None else "not taught yet" if ahead else ""
     when = "just taught" if index == taught else when or f"taught at generation {taught}"
     title = f"{task} at generation {index} ({line.stages[index]}): {_value(unit, score)}, {when}"
-    return Cell(unit.show(score), _shade(view, unit, score), index == taught, ahead, title)
+    shade, hue = _shade(view, unit, score), "lower" if unit.lower else ""
+    return Cell(unit.show(score), shade, index == taught, ahead, title, hue)
 
 
 def _shade(view: View, unit: Unit, score: float | None) -> float | None:

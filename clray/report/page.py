@@ -105,7 +105,7 @@ def render(outcome: dict[str, Any]) -> str:
             median_columns=transfer.MEDIAN_COLUMNS,
             domains=transfer.tables(measured),
             domain_columns=transfer.DOMAIN_COLUMNS,
-            change_maps=between.change_maps(measured),
+            change_maps=between.change_maps(view, measured),
             change_limit=100 * between.change_limit(measured),
             distance_panels=between.distance_panels(measured),
             learning_panels=between.learning_panels(measured),

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clray.report.heatmap import Cell
+from clray.report.heat import Cell, Head, Picture, Row, picture
 from clray.report.numbers import MINUS, NOTHING, finite, whole
 from clray.report.view import Line, View
 
 DIGIT_PERCENT = 1.1
 """Width of a part of a bar that one digit of its number needs."""
+
+MOST_TITLES = 3000
+"""Parts of all bars up to which each has a tooltip."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,11 @@ class Distances:
 
     line: Line
     columns: list[Origin]
-    rows: list[tuple[int, str, list[Cell | None]]]
+    heads: list[Head]
+    rows: list[Row]
     solvers: str
     is_wide: bool
+    picture: Picture | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def distances(view: View) -> list[Distances]:
     found = []
     for line, drawn in replays(view):
         measured = [replay for replay in drawn if any(_distance(draw) is not None for draw in replay.draws)]
-        found += [_distances(line, measured, domain)] if measured else []
+        found += [_distances(view, line, measured, domain)] if measured else []
     return found
 
 
@@ -132,7 +137,8 @@ def quotas(view: View) -> list[Quotas]:
     """The bars of each line that replays, all at one scale."""
     drawn = replays(view)
     widest = max((_rows(r.draws) for _, found in drawn for r in found), default=0) or 1
-    return [_quotas(line, found, widest) for line, found in drawn]
+    titled = sum(len(r.draws) for _, found in drawn for r in found) <= MOST_TITLES
+    return [_quotas(line, found, widest, titled) for line, found in drawn]
 
 
 def _draws(generation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -148,11 +154,15 @@ def _rows(draws: Sequence[dict[str, Any]]) -> int:
     return sum(draw["rows"] for draw in draws)
 
 
-def _distances(line: Line, measured: list[Replay], domain: tuple[float, float]) -> Distances:
+def _distances(view: View, line: Line, measured: list[Replay], domain: tuple[float, float]) -> Distances:
     named = {draw["stage"] for replay in measured for draw in replay.draws}
     columns = [origin for name, origin in origins(line).items() if name in named]
-    rows = [(replay.index, replay.stage, [_cell(replay, origin, domain) for origin in columns]) for replay in measured]
-    return Distances(line, columns, rows, _solvers(measured), len(columns) > 8)
+    heads = [Head(f"{o.number} {o.name}", o.name, view.stage_colour(o.name)) for o in columns]
+    rows: list[Row] = [
+        (replay.index, replay.stage, [_cell(replay, origin, domain) for origin in columns]) for replay in measured
+    ]
+    shown = picture(heads, rows, len(columns) * len(rows) * len(view.lines))
+    return Distances(line, columns, heads, rows, _solvers(measured), len(columns) > 8, shown)
 
 
 def _cell(replay: Replay, origin: Origin, domain: tuple[float, float]) -> Cell | None:
@@ -163,10 +173,10 @@ def _cell(replay: Replay, origin: Origin, domain: tuple[float, float]) -> Cell |
     distance, (low, high) = _distance(draw), domain
     between = f"{replay.stage} (generation {replay.index}) and {origin.name} (generation {origin.number})"
     if distance is None:
-        return Cell(NOTHING, None, False, False, f"{between}: no distance")
+        return Cell(NOTHING, None, False, False, f"{between}: no distance", "far")
     shade = round((distance - low) / (high - low), 3) if high > low else 0.5
     title = f"{between}: W = {distance:.6g}, {whole(draw['rows'])} rows replayed"
-    return Cell(show_distance(distance, domain), shade, False, False, title)
+    return Cell(show_distance(distance, domain), shade, False, False, title, "far")
 
 
 def _solvers(measured: list[Replay]) -> str:
@@ -183,7 +193,7 @@ def _solvers(measured: list[Replay]) -> str:
     return "; ".join(parts)
 
 
-def _quotas(line: Line, drawn: list[Replay], widest: int) -> Quotas:
+def _quotas(line: Line, drawn: list[Replay], widest: int, titled: bool) -> Quotas:
     known = origins(line)
     kinds = dict.fromkeys(
         str(g["receipt"]["replay"]["kind"])
@@ -195,17 +205,17 @@ def _quotas(line: Line, drawn: list[Replay], widest: int) -> Quotas:
         line=line,
         kinds=", ".join(kinds),
         legend=[origin for name, origin in known.items() if name in shown],
-        bars=[_bar(known, replay, widest) for replay in drawn],
+        bars=[_bar(known, replay, widest, titled) for replay in drawn],
         spread=_range([s for replay in drawn if (s := _spread(replay.draws)) is not None]),
     )
 
 
-def _bar(known: dict[str, Origin], replay: Replay, widest: int) -> Bar:
+def _bar(known: dict[str, Origin], replay: Replay, widest: int, titled: bool) -> Bar:
     parts, x = [], 0.0
     for draw in sorted(replay.draws, key=lambda draw: known[draw["stage"]].number if draw["stage"] in known else 0):
         origin = known.get(draw["stage"], Origin(0, draw["stage"], 0.0))
         width = 100 * draw["rows"] / widest
-        title = f"{replay.stage}: {whole(draw['rows'])} rows of {origin.name}{_of(draw)}"
+        title = f"{replay.stage}: {whole(draw['rows'])} rows of {origin.name}{_of(draw)}" if titled else ""
         number = str(origin.number or "")
         label = number if width >= DIGIT_PERCENT * len(number) else ""
         parts += [Part(origin, round(x, 2), round(width, 2), label, title)] if draw["rows"] else []

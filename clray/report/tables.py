@@ -56,14 +56,19 @@ class Settings:
     rows: list[tuple[str, list[tuple[str, str]]]]
 
 
+MOST_SHARES, LARGEST_SHARES = 1500, 5
+"""Shares of a page that stand one by one; beyond, the largest replayed ones of each mixture, and the rest as one."""
+
 COST_COLUMNS = ("steps", "tokens", "tokens/s", "time", "FLOPs", "loss first", "loss last")
 
 
 def mixtures(view: View) -> list[tuple[Line, list[Mixture]]]:
     """For each line the mixtures of the generations that are its own."""
     found = []
+    counts = [len(g.get("data", {}).get("origins") or ()) for _, own in view.own_generations for g in own]
+    largest = LARGEST_SHARES if sum(counts) > MOST_SHARES else None
     for line, generations in view.own_generations:
-        own = [_mixture(view, g) for g in generations if g.get("data", {}).get("origins")]
+        own = [_mixture(view, g, largest) for g in generations if g.get("data", {}).get("origins")]
         found += [(line, own)] if own else []
     return found
 
@@ -79,7 +84,7 @@ def settings(view: View) -> list[Settings]:
     return [table for table in tables if table.stages]
 
 
-def _mixture(view: View, record: dict[str, Any]) -> Mixture:
+def _mixture(view: View, record: dict[str, Any], largest: int | None) -> Mixture:
     origins, own = record["data"]["origins"], record["stage_name"]
     total = sum(origin["tokens"] for origin in origins) or 1
     shares = [
@@ -92,10 +97,22 @@ def _mixture(view: View, record: dict[str, Any]) -> Mixture:
             tokens=whole(origin["tokens"]),
             targets=whole(origin.get("targets")),
         )
-        for origin in sorted(origins, key=lambda origin: origin["stage"] != own)
+        for origin in sorted(_gathered(origins, own, largest), key=lambda origin: origin["stage"] != own)
     ]
     replayed = sum(share.percent for share in shares if not share.is_own)
     return Mixture(record["index"], own, short_count(total), replayed, shares)
+
+
+def _gathered(origins: list[dict[str, Any]], own: str, largest: int | None) -> list[dict[str, Any]]:
+    """The origins, of the replayed ones only the `largest` by tokens, in their order, and all others as one."""
+    replayed = [origin for origin in origins if origin["stage"] != own]
+    if largest is None or len(replayed) <= largest + 1:
+        return origins
+    kept = sorted(replayed, key=lambda origin: -origin["tokens"])[:largest]
+    rest = [origin for origin in replayed if origin not in kept]
+    sums = {name: sum(origin.get(name) or 0 for origin in rest) for name in ("rows", "tokens", "targets")}
+    one = {"stage": f"{len(rest)} other stages", **sums}
+    return [*(origin for origin in origins if origin["stage"] == own or origin in kept), one]
 
 
 def _cost(view: View, record: dict[str, Any]) -> Cost:

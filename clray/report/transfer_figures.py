@@ -8,7 +8,7 @@ from statistics import fmean
 
 from clray.evaluation.transfer import AtDistance, Domain, known, similarity_correlation
 from clray.report.figures import BOTTOM, LEFT, RIGHT, TOP, Curve, Dot, Panel, axis_number
-from clray.report.heatmap import Cell
+from clray.report.heat import Cell, Head, Picture, Row, picture
 from clray.report.numbers import MINUS, NOTHING, Unit
 from clray.report.scale import Scale, path, ticks
 from clray.report.transfer import Measured, correlated, percent
@@ -20,21 +20,19 @@ TOLD_APART = 0.95
 
 
 @dataclass(frozen=True)
-class Shift(Cell):
-    """A change; `shade` is its size, `hue` the class of its side: "worse" or, for gains, nothing."""
-
-    hue: str
-
-
-@dataclass(frozen=True)
 class ChangeMap:
-    """Changes against zero-shot of one line: a row for each trained generation, a column for each domain."""
+    """Changes against zero-shot of one line: a row for each trained generation, a column for each domain.
+
+    The shade of a cell is the size of the change, its hue "worse" or, for gains, none.
+    """
 
     line: Line
     unit: Unit
     domains: tuple[Domain, ...]
-    rows: list[tuple[int, str, list[Shift]]]
+    heads: list[Head]
+    rows: list[Row]
     is_wide: bool
+    picture: Picture | None
 
 
 @dataclass(frozen=True)
@@ -42,16 +40,19 @@ class Likeness:
     """The similarity of domains, or of the stages that teach them; `correlations` in words, by line."""
 
     names: list[str]
-    rows: list[tuple[int, str, list[Cell | None]]]
+    heads: list[Head]
+    rows: list[Row]
     scale: tuple[str, str]
     correlations: list[tuple[Measured, str]]
     is_wide: bool
+    picture: Picture | None
 
 
-def change_maps(found: Sequence[Measured]) -> list[ChangeMap]:
+def change_maps(view: View, found: Sequence[Measured]) -> list[ChangeMap]:
     """The heat map of each line, all on the scale of `change_limit`."""
     limit = change_limit(found)
-    return [_change_map(one, limit) for one in found]
+    cells = sum(len(one.transfer.domains) * len(one.line.stages) for one in found)
+    return [_change_map(view, one, limit, cells) for one in found]
 
 
 def change_limit(found: Sequence[Measured]) -> float:
@@ -91,40 +92,46 @@ def likeness(view: View, found: Sequence[Measured]) -> Likeness | None:
     ]
     there = [value for row in cosine for value in row if value is not None]
     low, high = (min(there), max(there)) if there else (0.0, 1.0)
+    heads = [Head(name, name, view.stage_colour(name)) for name in names]
+    rows: list[Row] = [
+        (
+            i + 1,
+            name,
+            [None if i == j else _like(name, names[j], value, low, high) for j, value in enumerate(cosine[i])],
+        )
+        for i, name in enumerate(names)
+    ]
     return Likeness(
         names=names,
-        rows=[
-            (
-                i + 1,
-                name,
-                [None if i == j else _like(name, names[j], value, low, high) for j, value in enumerate(cosine[i])],
-            )
-            for i, name in enumerate(names)
-        ],
+        heads=heads,
+        rows=rows,
         scale=(_cosine(low), _cosine(high)),
         correlations=[(one, correlated(similarity_correlation(similarity, one.transfer), "pairs")) for one in found],
         is_wide=len(names) > 8,
+        picture=picture(heads, rows, len(names) ** 2),
     )
 
 
-def _change_map(one: Measured, limit: float) -> ChangeMap:
+def _change_map(view: View, one: Measured, limit: float, cells: int) -> ChangeMap:
     domains = one.transfer.domains
-    rows = [
+    heads = [Head(domain.task, domain.task, view.task_colour(domain.task)) for domain in domains]
+    rows: list[Row] = [
         (row, stage, [_shift(one.unit, domain, row, stage, limit) for domain in domains])
         for row, stage in enumerate(one.line.stages)
+        if row
     ]
-    return ChangeMap(one.line, one.unit, domains, rows[1:], len(domains) > 8)
+    return ChangeMap(one.line, one.unit, domains, heads, rows, len(domains) > 8, picture(heads, rows, cells))
 
 
-def _shift(unit: Unit, domain: Domain, row: int, stage: str, limit: float) -> Shift:
+def _shift(unit: Unit, domain: Domain, row: int, stage: str, limit: float) -> Cell:
     change, far = domain.change(row), row - domain.learned
     when = f"{abs(far)} {'before' if far < 0 else 'after'} its own stage" if far else "its own stage"
     where = f"{domain.task} at generation {row} ({stage}), {when}"
     if change is None:
-        return Shift(NOTHING, None, not far, False, f"{where}: not measured", "")
+        return Cell(NOTHING, None, not far, False, f"{where}: not measured")
     title = f"{where}: {percent(change)}%, {unit.show(domain.scores[row])} against {unit.show(domain.zs)} zero-shot"
     shade = round(min(1.0, abs(change) / limit), 3)
-    return Shift(percent(change), shade, not far, False, title, "worse" if change < 0 else "")
+    return Cell(percent(change), shade, not far, False, title, "worse" if change < 0 else "")
 
 
 def _distance_panel(one: Measured, x: Scale, y: Scale, y_values: list[float]) -> Panel:
@@ -216,9 +223,9 @@ def _axis(value: float) -> str:
 
 def _like(name: str, other: str, cosine: float | None, low: float, high: float) -> Cell:
     if cosine is None:
-        return Cell(NOTHING, None, False, False, f"{name} and {other}: not known")
+        return Cell(NOTHING, None, False, False, f"{name} and {other}: not known", "near")
     shade = round((cosine - low) / (high - low), 3) if high > low else 0.5
-    return Cell(_cosine(cosine), shade, False, False, f"{name} and {other}: cosine {_cosine(cosine, 4)}")
+    return Cell(_cosine(cosine), shade, False, False, f"{name} and {other}: cosine {_cosine(cosine, 4)}", "near")
 
 
 def _cosine(value: float, digits: int = 2) -> str:

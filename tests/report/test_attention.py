@@ -32,7 +32,7 @@ def test_tasks_stand_in_the_order_of_their_blocks_and_probes_last(outcome: dict[
     """The outcome names the probe first and the tasks backwards; own blocks weigh 0.8, the two others 0.1 each."""
     [found] = attentions(View.of(outcome))
     assert found.line.is_stream and not found.is_wide
-    assert found.columns == [("1", "s1"), ("2", "s2"), ("3", "s3")]
+    assert [head.name for head in found.heads] == ["1 s1", "2 s2", "3 s3"]
     assert [(number, task) for number, task, _ in found.rows] == [("1", "s1"), ("2", "s2"), ("3", "s3")]
     assert [(number, task) for number, task, _ in found.others] == [("", "trivia")]
     assert [cell.text for cell in found.rows[1][2]] == ["0.10", "0.80", "0.10"]

@@ -85,7 +85,7 @@ def test_the_heat_map_by_hand(small: dict[str, Any]) -> None:
     """history 2 -> 1: +50; geography 1 -> 1.1: -10, its own stage +50. The sizes 50 50 45 40 40 25 10 10 0 from
     below: nine, of which number int(0.95 * 8) = 7 is 50, the full colour."""
     found = measured(View.of(small))
-    [heat] = change_maps(found)
+    [heat] = change_maps(View.of(small), found)
     assert [domain.task for domain in heat.domains] == ["history", "geography", "biography"] and not heat.is_wide
     assert [(index, stage, [cell.text for cell in cells]) for index, stage, cells in heat.rows] == [
         (1, "history", ["+50.0", "−10.0", "−10.0"]),
@@ -110,7 +110,9 @@ def test_an_outlier_does_not_wash_the_others_out(outcome: dict[str, Any]) -> Non
     outcome["lines"][0]["matrix"]["R"][5][0] = 500.0
     found = measured(View.of(outcome))
     assert change_limit(found) == pytest.approx(limit, rel=0.1)
-    [cell] = [cell for *_, cells in change_maps(found)[0].rows for cell in cells if len(cell.text) > 6]
+    [cell] = [
+        cell for *_, cells in change_maps(View.of(outcome), found)[0].rows for cell in cells if len(cell.text) > 6
+    ]
     assert cell.shade == 1.0 and cell.hue == "worse"
 
 
@@ -204,7 +206,7 @@ def test_similarity_may_name_domains_and_know_only_some(small: dict[str, Any]) -
 def test_cells_that_were_not_measured(outcome: dict[str, Any]) -> None:
     """Base, diagonal and last row alone: 12 + 11 of the 144 changes are measured."""
     found = measured(View.of(measured_sparsely(outcome)))
-    cells = [cell for *_, row in change_maps(found)[0].rows for cell in row]
+    cells = [cell for *_, row in change_maps(View.of(outcome), found)[0].rows for cell in row]
     assert sum(cell.shade is not None for cell in cells) == 23 and {c.text for c in cells if c.shade is None} == {"–"}
     Page(render(outcome))
 

@@ -89,9 +89,11 @@ def test_two_stages_are_one_long_training(second):
     assert then.training["optimiser_steps"] == 6 + len(result.curve)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_every_zero_stage_carries_the_same_and_a_left_stage_goes_on(second, alone, zero):
-    how = (CARRY, CONSTANT, f"compute.zero_stage={zero}")
+@pytest.mark.parametrize(
+    ("zero", "offload"), [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (1, "cpu"), (2, "cpu"), (3, "cpu")]
+)
+def test_every_zero_stage_carries_the_same_and_a_left_stage_goes_on(second, alone, zero, offload):
+    how = (CARRY, CONSTANT, f"compute.zero_stage={zero}", f"compute.offload={offload}")
     plain, result = second()[1], second(how, "whole")[1]
     assert losses(result) == pytest.approx(losses(plain), rel=1e-4)
     asked = []
