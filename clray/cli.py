@@ -199,6 +199,37 @@ def export(
 
 
 @app.command()
+def mine(
+    generation: Annotated[str, typer.Argument(help="the beginning of a generation's key")],
+    questions: Annotated[list[str], typer.Option("--questions", help="files of question, answer, choices, subject")],
+    knowledge: Annotated[list[str], typer.Option("--knowledge", help="files of text, title")],
+    out: Annotated[Path, typer.Option("--out", help="folder to write")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value of the evolve stage or of the stream, say evolve.points.most=3"),
+    ] = None,
+    storage: Annotated[str, typer.Option(help="where the generation lies")] = "clray-store",
+    as_json: Json = False,
+) -> None:
+    """Mine a generation's mistakes for a training set, as Parquet with a manifest, and train nothing."""
+    from clray.console import Live
+    from clray.corpus import corpus_stream, mine_corpus
+    from clray.exporting import by_key
+    from clray.lineage.store import Store
+
+    with _quiet_stdout(as_json), Live() as live:
+        stream = corpus_stream(storage, questions, knowledge, settings or ())
+        made = by_key(Store(storage), generation)
+        manifest = mine_corpus(
+            stream, made.key, out, live.say, lambda done, of: live.measuring(made.stage_name, "exam", done, of)
+        )
+    if as_json:
+        _print_json(manifest)
+    else:
+        typer.echo(f"wrote {out}: {', '.join(f'{n:,} {kind}' for kind, n in manifest['rows'].items() if n)} rows")
+
+
+@app.command()
 def submit(
     stream: StreamFile,
     overrides: Overrides = None,
