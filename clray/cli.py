@@ -206,7 +206,7 @@ def mine(
     out: Annotated[Path, typer.Option("--out", help="folder to write")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="key=value of the evolve stage or of the stream, say evolve.points.most=3"),
+        typer.Argument(help="key=value of the stage or stream, say evolve.points.most=3"),
     ] = None,
     storage: Annotated[str, typer.Option(help="where the generation lies")] = "clray-store",
     as_json: Json = False,
