@@ -7,7 +7,8 @@ runs of 8 words out of such sentences. `bm25s alone` is the library as it is cal
 with the English stemmer and no stop words, index, save, load memory-mapped, retrieve. clray's are `bm25.prepare` and
 `Bm25.search` on a local Ray of two CPUs; starting Ray and its workers is not counted (a small set is indexed first).
 Each line is a process tree of its own; memory is the largest sum of its proportional set sizes, Ray's own processes
-and object store included. Searching is measured on the second pass: the first one maps the index.
+and object store included. CPU time is that of the same tree, and ratios are of CPU time, which neighbours change least.
+Searching is measured on the second pass: the first one maps the index.
 """
 
 from __future__ import annotations
@@ -71,14 +72,25 @@ def queries_of(sentences: Sequence[str], count: int) -> list[str]:
     return found
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of wall time, and what came out."""
-    start = time.perf_counter()
+def timed(work: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+    """Wall and CPU seconds of this process and all below it, and what came out."""
+    start, spent = time.perf_counter(), cpu()
     found = work()
-    return time.perf_counter() - start, found
+    return {"wall": time.perf_counter() - start, "cpu": cpu() - spent}, found
 
 
-def alone(root: str, count: int, queries: list[str]) -> dict[str, float]:
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    """The process and all below it."""
+    return [process, *process.children(recursive=True)]
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of those below it that live."""
+    times = [each.cpu_times() for each in tree(psutil.Process())]
+    return sum(time.user + time.system for time in times)
+
+
+def alone(root: str, count: int, queries: list[str]) -> dict[str, dict[str, float]]:
     """bm25s in one process."""
     import bm25s
     import Stemmer
@@ -110,7 +122,7 @@ def alone(root: str, count: int, queries: list[str]) -> dict[str, float]:
         return {"build": seconds, "search": timed(search)[0]}
 
 
-def sharded(root: str, count: int, queries: list[str], shards: int) -> dict[str, float]:
+def sharded(root: str, count: int, queries: list[str], shards: int) -> dict[str, dict[str, float]]:
     """clray's index on a local Ray."""
     import ray
 
@@ -151,7 +163,7 @@ def watched(command: list[str], limit: float) -> dict[str, Any]:
     while child.poll() is None:
         peak = max(peak, memory(psutil.Process(child.pid)))
         if time.monotonic() - start > limit:
-            for process in [*psutil.Process(child.pid).children(recursive=True), child]:
+            for process in tree(psutil.Process(child.pid)):
                 process.kill()
             child.wait()
             return {}
@@ -163,7 +175,7 @@ def watched(command: list[str], limit: float) -> dict[str, Any]:
 def memory(process: psutil.Process) -> int:
     """Bytes of the process and all below it, shared ones divided among those that share them."""
     total = 0
-    for each in [process, *process.children(recursive=True)]:
+    for each in tree(process):
         try:
             total += each.memory_full_info().pss
         except psutil.Error:
@@ -198,10 +210,10 @@ def table(asked: argparse.Namespace, sentences: list[str]) -> None:
 
     print(
         f"{os.cpu_count()} cores, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {asked.queries} queries of {QUERY} words, "
-        f"top {TOP}..\n"
+        f"top {TOP}.\n"
     )
-    print("| passages | what | build | / alone | queries a second | / alone | peak memory | load |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print("| passages | what | build | its CPU | / alone | queries a second | CPU a query | / alone | memory | load |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="clray-retrieval-") as root:
         make_passages(sentences, WARM, Store(root), f"knowledge/{WARM}")
         for count in map(int, asked.sizes.split(",")):
@@ -220,11 +232,13 @@ def table(asked: argparse.Namespace, sentences: list[str]) -> None:
 def line(count: int, name: str, found: dict[str, Any], first: dict[str, Any], asked: Any, load: float) -> str:
     """One row of the table."""
     if not found:
-        return f"| {count:,} | {name} | not done in {asked.limit_seconds:g} s | | | | | {load:.1f} |"
-    build, rate = found["build"], asked.queries / found["search"]
+        return f"| {count:,} | {name} | not done in {asked.limit_seconds:g} s | | | | | | | {load:.1f} |"
+    build, search = found["build"], found["search"]
+    builds, searches = (found[name]["cpu"] / first[name]["cpu"] for name in ("build", "search"))
     return (
-        f"| {count:,} | {name} | {build:.1f} s | {build / first['build']:.2f}x | {rate:,.0f} | "
-        f"{rate * first['search'] / asked.queries:.2f}x | {found['peak']:,.0f} MiB | {load:.1f} |"
+        f"| {count:,} | {name} | {build['wall']:.1f} s | {build['cpu']:.1f} s | {builds:.2f}x "
+        f"| {asked.queries / search['wall']:,.0f} | {search['cpu'] / asked.queries * 1000:.2f} ms | {searches:.2f}x "
+        f"| {found['peak']:,.0f} MiB | {load:.1f} |"
     )
 
 

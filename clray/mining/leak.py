@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from clray.lineage.key import digest
 from clray.mining.words import runs, words
 
 LONGEST, SHORTEST = 13, 8
@@ -47,6 +48,11 @@ class HeldOut:
             self._sizes.add(size)
             for run in runs(text, size):
                 self._runs.setdefault(run, name)
+
+    @property
+    def digest(self) -> str:
+        """Address of what is held out, whatever the order and names of the questions."""
+        return digest([LONGEST, SHORTEST, sorted(self._runs)])
 
     def leak(self, text: str) -> Leak | None:
         """The shortest run (of equals the first) of the text that is held out, or None."""

@@ -7,6 +7,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,8 +113,8 @@ class Terms:
         """Rarity of each word or phrase: the idf of its rarest word; None where the passages hold none of its words."""
         lists = [terms_of(text, self.stemmer) for text in texts]
         counts = self.counts(pa.array([term for terms in lists for term in terms], pa.string()))
-        ends = np.cumsum([len(terms) for terms in lists], dtype=np.int64)
-        held = [part[part > 0] for part in np.split(counts, ends[:-1])]
+        ends = np.cumsum([0, *map(len, lists)])
+        held = [counts[start:end][counts[start:end] > 0] for start, end in pairwise(ends)]
         return [float(idf(part, self.num_passages).max()) if len(part) else None for part in held]
 
 

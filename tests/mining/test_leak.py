@@ -96,3 +96,8 @@ def test_one_strange_word_in_every_run_hides_it(question):
 def test_a_question_of_any_length_leaks_by_itself(size):
     text = " ".join(f"w{number}" for number in range(size))
     assert HeldOut([("q", text, [])]).leak(text) == Leak("q", " ".join(text.split()[: min(13, size)]))
+
+
+def test_what_is_held_out_has_an_address():
+    one, other = HeldOut([("a", EIGHT, []), ("b", LONG, [])]), HeldOut([("c", LONG, []), ("d", EIGHT.upper(), [])])
+    assert one.digest == other.digest != HELD_OUT.digest
