@@ -144,13 +144,18 @@ def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str
     """The record in clray's fields. DataError naming place, field and mend where one is missing or empty."""
     names = {
         field: source["fields"].get(field, field)
-        for field in ("text", "instruction", "input", "output", "messages", "choices")
+        for field in ("text", "instruction", "input", "output", "messages", "question", "answer", "choices", "subject")
     }
     record = {field: raw[name] for field, name in names.items() if raw.get(name) is not None}
     if source["instruction"] is not None:
         record.setdefault("instruction", source["instruction"])
     if kind == "pretrain":
         return {"text": _filled(record, "text", names, raw, place)}
+    if kind == "question":
+        _filled(record, "question", names, raw, place)
+        if not isinstance(record.get("answer"), list):
+            record["answer"] = [_filled(record, "answer", names, raw, place)]
+        return {field: record[field] for field in ("question", "answer", "choices", "subject") if field in record}
     if "messages" in record:
         return {"messages": _checked_messages(record["messages"], place)}
     _filled(record, "instruction", names, raw, place)

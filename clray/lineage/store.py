@@ -6,6 +6,8 @@
                           optimiser/ where a stage carries its state, see train/carry.py
     scores/<key>/         one JSON file a task           each written whole
     pseudo/               samples of a generator         each written whole
+    questions/            questions with their sides     each written whole
+    exams/<key>/          one JSON file an exam          each written whole; its finished parts lie beside it until then
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
     leases/               who builds a generation right now, see lineage/lease.py
 
