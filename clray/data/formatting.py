@@ -22,6 +22,11 @@ def start_token(tokenizer: Any) -> int:
     return int(tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id)
 
 
+def padding_token(tokenizer: Any) -> int:
+    """The token that fills rows of a batch, which nothing looks at: the tokenizer's own, else eos."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+
 def text_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of the bare text, without special tokens."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -23,6 +23,8 @@ from clray.spec.source import Source
 from clray.spec.stream import Format
 
 VERSION = 2
+FIELDS = ("text", "title", "instruction", "input", "output", "messages", "question", "answer", "choices", "subject")
+"""All fields that a record of some kind may have."""
 BYTES_PER_PART = 1 << 24
 """Source text behind one shard file, and so what one task has to hold of a set."""
 
@@ -147,7 +149,7 @@ def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str
     """The record in clray's fields. DataError naming place, field and mend where one is missing or empty."""
     names = {
         field: source["fields"].get(field, field)
-        for field in ("text", "title", "instruction", "input", "output", "messages", "choices")
+        for field in FIELDS
     }
     record = {field: raw[name] for field, name in names.items() if raw.get(name) is not None}
     if source["instruction"] is not None:
@@ -157,6 +159,11 @@ def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str
     if kind == "knowledge":
         title = {"title": _filled(record, "title", names, raw, place)} if record.get("title") else {}
         return {"text": _filled(record, "text", names, raw, place), **title}
+    if kind == "question":
+        _filled(record, "question", names, raw, place)
+        if not isinstance(record.get("answer"), list):
+            record["answer"] = [_filled(record, "answer", names, raw, place)]
+        return {field: record[field] for field in ("question", "answer", "choices", "subject") if field in record}
     if "messages" in record:
         return {"messages": _checked_messages(record["messages"], place)}
     _filled(record, "instruction", names, raw, place)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from clray.evaluation.evolution import Result
+from clray.evaluation.exam import ExamSpec
 from clray.evaluation.outcomes import aggregate
 from clray.evaluation.pseudo import AT_ONCE, PseudoSpec, Sample, record, write_samples
 from clray.evaluation.selection import selection
@@ -31,6 +34,7 @@ class Scorer:
 
     def score(self, key: str, spec: TaskSpec, start: int, stop: int) -> list[dict[str, Any]]:
         """Results of generation `key` on the task's examples start:stop, in order."""
+        from clray.data import formatting
         from clray.data.records import tokenizer_here
         from clray.evaluation import tasks
         from clray.evaluation.choice import score_choices
@@ -41,7 +45,7 @@ class Scorer:
         encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, self._store)
         examples = tasks.load(self._store, spec.digest, spec.task.scorer)[start:stop]
         budget = self._evaluation.batch_tokens
-        pad = encoder.pad_token_id if encoder.pad_token_id is not None else encoder.eos_token_id
+        pad = formatting.padding_token(encoder)
         match spec.task.scorer:
             case "choice":
                 return score_choices(model, examples, batch_tokens=budget, pad_id=pad)
@@ -58,6 +62,19 @@ class Scorer:
                     batch_tokens=budget,
                     pad_id=pad,
                 )
+
+    def examine(self, key: str, spec: ExamSpec, start: int, stop: int) -> list[Result]:
+        """Results of generation `key` on questions start:stop of the exam, in order; they are then in the store."""
+        from clray.data import questions
+        from clray.data.records import tokenizer_here
+        from clray.evaluation import exam
+
+        model = self._load(key, spec.precision)
+        encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, self._store)
+        asked = questions.load(self._store, spec.questions)
+        results = exam.examine(model, encoder, asked, spec, self._evaluation.batch_tokens, start, stop)
+        self._store.write_json(spec.part(key, start, stop), results)
+        return results
 
     def imagine(self, spec: PseudoSpec, chunk: int) -> list[Sample]:
         """Pseudo-samples of chunk number `chunk`."""
@@ -102,7 +119,6 @@ class ScoringPool:
         watch: Callable[[str, int, int], None],
     ) -> None:
         """Scores the generation on each (task, number of examples), and keeps each cell as it is complete."""
-        import ray
         from ray.util import ActorPool
 
         shards = [
@@ -114,14 +130,41 @@ class ScoringPool:
         answers = pool.map(lambda actor, shard: actor.score.remote(key, *shard), shards)
         results: dict[str, list[dict[str, Any]]] = {task.digest: [] for task, _ in cells}
         sizes = {task.digest: count for task, count in cells}
-        try:
+        with _plain_errors():
             for done, (task, answer) in enumerate(zip((task for task, *_ in shards), answers, strict=True), 1):
                 results[task.digest] += answer
                 watch(task.task.name, done, len(shards))
                 if len(results[task.digest]) == sizes[task.digest]:
                     _keep(store, key, task, results.pop(task.digest))
-        except ray.exceptions.RayError as error:
-            raise find_user_error(error) or error from None
+
+    def examine(self, key: str, spec: ExamSpec, store: Store, watch: Callable[[int, int], None]) -> list[Result]:
+        """Results of the generation on all questions of the exam, taken from the store where they are there.
+
+        All questions are checked before the first is asked. What a killed run has asked is not asked again. `watch` is
+        told the finished and all shards.
+        """
+        from ray.util import ActorPool
+
+        from clray.data import questions, records
+        from clray.evaluation import exam
+
+        known: list[Result] | None = store.read_json(spec.path(key))
+        if known is not None:
+            return known
+        asked = questions.load(store, spec.questions)
+        exam.sheets(records.tokenizer(spec.tokenizer), asked, spec)
+        shards = [(at, min(at + self._shard, len(asked))) for at in range(0, len(asked), self._shard)]
+        found = {shard: store.read_json(spec.part(key, *shard)) for shard in shards}
+        missing = [shard for shard in shards if found[shard] is None]
+        answers = ActorPool(self._actors).map(lambda actor, shard: actor.examine.remote(key, spec, *shard), missing)
+        with _plain_errors():
+            for done, (shard, answer) in enumerate(zip(missing, answers, strict=True), len(shards) - len(missing) + 1):
+                found[shard] = answer
+                watch(done, len(shards))
+        results: list[Result] = [result for shard in shards for result in found[shard]]
+        store.write_json(spec.path(key), results)
+        store.delete(spec.parts(key))
+        return results
 
     def imagine(self, spec: PseudoSpec, store: Store, most: int) -> None:
         """Has the generator write the pseudo-samples, in at most `most` tries, and keeps them in the store.
@@ -137,10 +180,8 @@ class ScoringPool:
         while len(samples) < spec.count and chunks * AT_ONCE < most:
             wanted = min(spec.count - len(samples), most - chunks * AT_ONCE)
             actors = self._actors[: -(-wanted // AT_ONCE)]
-            try:
+            with _plain_errors():
                 found = ray.get([actor.imagine.remote(spec, chunks + i) for i, actor in enumerate(actors)])
-            except ray.exceptions.RayError as error:
-                raise find_user_error(error) or error from None
             for some in found:
                 if len(samples) < spec.count:
                     samples, chunks = samples + some, chunks + 1
@@ -152,6 +193,17 @@ class ScoringPool:
 
         for actor in self._actors:
             ray.kill(actor)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A context out of which a user's error on an actor comes as itself."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise find_user_error(error) or error from None
 
 
 def _keep(store: Store, key: str, task: TaskSpec, results: list[dict[str, Any]]) -> None:

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from clray.errors import DataError
 from clray.evaluation.batching import batches_by_length, max_positions, padded, scoring
+from clray.evaluation.sampling import Drawn, Sampling
 from clray.evaluation.selection import weights_now
 from clray.evaluation.text import exact_match, rouge_l
 from clray.models.routing import routed
@@ -25,6 +26,15 @@ class GenerateExample:
     references: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What was written, without its end token; whether it has one; the weights of the model's blocks, if it has any."""
+
+    text: str
+    ended: bool
+    weights: list[float] | None = None
+
+
 def generate_answers(
     model: Any, tokenizer: Any, examples: Sequence[GenerateExample], max_new_tokens: int, batch_tokens: int
 ) -> list[dict[str, Any]]:
@@ -36,20 +46,33 @@ def generate_answers(
     An answer is at most `max_new_tokens` tokens and what the model's positions leave; DataError where that is
     none.
     """
-    room = _room(examples, max_new_tokens, max_positions(model))
+    prompts = [example.prompt_ids for example in examples]
+    written = write_all(model, tokenizer, prompts, max_new_tokens, batch_tokens)
+    return [_result(*item) for item in zip(examples, written, strict=True)]
+
+
+def write_all(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_tokens: int,
+    sampling: Sampling | None = None,
+) -> list[Written]:
+    """What the model writes behind each prompt, greedily or with the given draws: the same whatever the batching."""
     ends = end_tokens(model, tokenizer)
-    written: list[list[int]] = [[] for _ in examples]
-    weights: list[list[float] | None] = [None] * len(examples)
-    for limit, group in room.items():
+    found: dict[int, Written] = {}
+    for limit, group in _room(prompts, max_new_tokens, max_positions(model)).items():
         settings = _greedy_settings(tokenizer, ends, limit)
-        sizes = [len(examples[i].prompt_ids) + limit for i in group]
+        sizes = [len(prompts[i]) + limit for i in group]
         with scoring(model), generating_under(model, settings):
             for batch in batches_by_length(sizes, batch_tokens):
                 chosen = [group[k] for k in batch]
-                answers, selected = write(model, [examples[i].prompt_ids for i in chosen], settings)
-                for i, tokens, weight in zip(chosen, answers, selected, strict=True):
-                    written[i], weights[i] = tokens, weight
-    return [_result(tokenizer, *item, ends) for item in zip(examples, written, weights, strict=True)]
+                drawn = sampling.of(chosen) if sampling else None
+                answers, selected = write(model, [prompts[i] for i in chosen], settings, drawn)
+                for i, tokens, weights in zip(chosen, answers, selected, strict=True):
+                    found[i] = _written(tokenizer, tokens, weights, ends)
+    return [found[i] for i in range(len(prompts))]
 
 
 @contextmanager
@@ -67,11 +90,11 @@ def generating_under(model: Any, settings: GenerationConfig) -> Iterator[None]:
         base.generation_config = own
 
 
-def _room(examples: Sequence[GenerateExample], wanted: int, positions: int | None) -> dict[int, list[int]]:
-    """Example numbers by the new tokens they have room for, so that batching decides no answer's length."""
+def _room(prompts: Sequence[Sequence[int]], wanted: int, positions: int | None) -> dict[int, list[int]]:
+    """Prompt numbers by the new tokens they have room for, so that batching decides no answer's length."""
     groups: dict[int, list[int]] = defaultdict(list)
-    for number, example in enumerate(examples):
-        size = len(example.prompt_ids)
+    for number, prompt in enumerate(prompts):
+        size = len(prompt)
         limit = wanted if positions is None else min(wanted, positions - size)
         if not size or limit < 1:
             raise DataError(
@@ -98,28 +121,30 @@ def _greedy_settings(tokenizer: Any, ends: list[int], limit: int) -> GenerationC
 
 
 def write(
-    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig
+    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig, sampling: Sampling | None = None
 ) -> tuple[list[list[int]], list[list[float]] | list[None]]:
     """The new tokens of each prompt, with the padding behind shorter answers, and the weights of its blocks."""
     ids = padded(prompts, settings.pad_token_id, model.device, left=True)
     mask = padded([[1] * len(prompt) for prompt in prompts], 0, model.device, left=True)
+    drawn = LogitsProcessorList([Drawn(sampling, ids.shape[1], ids.device)] if sampling else [])
     with routed(model, mask):
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=drawn)
         selected = weights_now(model, len(prompts))
     answers: list[list[int]] = output[:, ids.shape[1] :].tolist()
     return answers, selected
 
 
-def _result(
-    tokenizer: Any, example: GenerateExample, tokens: list[int], weights: list[float] | None, ends: list[int]
-) -> dict[str, Any]:
+def _written(tokenizer: Any, tokens: list[int], weights: list[float] | None, ends: list[int]) -> Written:
     stop = next((t for t, token in enumerate(tokens) if token in ends), None)
-    prediction = tokenizer.decode(tokens[:stop], skip_special_tokens=True).strip()
+    return Written(tokenizer.decode(tokens[:stop], skip_special_tokens=True).strip(), stop is not None, weights)
+
+
+def _result(example: GenerateExample, written: Written) -> dict[str, Any]:
     return {
-        "prediction": prediction,
+        "prediction": written.text,
         "references": list(example.references),
-        "exact_match": exact_match(prediction, example.references),
-        "rouge_l": rouge_l(prediction, example.references),
-        "answered": stop is not None,
-        **({} if weights is None else {"attention": weights}),
+        "exact_match": exact_match(written.text, example.references),
+        "rouge_l": rouge_l(written.text, example.references),
+        "answered": written.ended,
+        **({} if written.weights is None else {"attention": written.weights}),
     }

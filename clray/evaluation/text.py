@@ -9,11 +9,9 @@ from functools import cache
 import regex
 from rouge_score.rouge_scorer import RougeScorer
 
-# Scripts written without spaces between words, where a run of letters is not a word.
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+from clray.data.wording import UNSPACED, normalised
+
 TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}]--[{UNSPACED}]]+", regex.VERSION1)
-# Punctuation at an end is dropped, except where it is part of the answer: C#, 50%, -3, .5.
-ENDS = regex.compile(r"^(?:(?![-.]\p{N})[\p{P}\s])+|[\p{P}\s--[#%‰@&]]+$", regex.VERSION1)
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -23,16 +21,6 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
     """
     _require(references)
     return float(normalised(prediction) in {normalised(reference) for reference in references})
-
-
-def normalised(text: str) -> str:
-    """The text in Unicode form NFKC, caseless, runs of white space as one space, no punctuation at the ends.
-
-    English articles stay, since the rule has to hold in every language. A text of punctuation alone is kept.
-    """
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    plain = " ".join(plain.split())
-    return ENDS.sub("", plain) or plain
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:

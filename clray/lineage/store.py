@@ -9,6 +9,10 @@
     knowledge/<digest>/   passages to search             manifest.json committed last
     terms/<digest>/       counts of their terms          manifest.json committed last
     indexes/<digest>/     what they are searched by      manifest.json committed last
+    questions/            questions with their sides     each written whole
+    exams/<key>/          one JSON file an exam          each written whole; its finished parts lie beside it until then
+    mined/<digest>/       the set of a round             manifest.json committed last
+    evolved/              what a round brought           each written whole
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
     leases/               who builds a generation right now, see lineage/lease.py
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from clray.evaluation.text import AnyScript, exact_match, normalised, rouge_l
+from clray.data.wording import normalised
+from clray.evaluation.text import AnyScript, exact_match, rouge_l
 
 ENGLISH = RougeScorer(["rougeL"])
 
