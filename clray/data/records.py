@@ -147,10 +147,7 @@ def _read_table(rows: list[tuple[str, str]]) -> pa.Table:
 
 def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str) -> dict[str, Any]:
     """The record in clray's fields. DataError naming place, field and mend where one is missing or empty."""
-    names = {
-        field: source["fields"].get(field, field)
-        for field in FIELDS
-    }
+    names = {field: source["fields"].get(field, field) for field in FIELDS}
     record = {field: raw[name] for field, name in names.items() if raw.get(name) is not None}
     if source["instruction"] is not None:
         record.setdefault("instruction", source["instruction"])

@@ -18,10 +18,10 @@ COUNTS = ("questions", "mistakes", "points", "passages", "leaking_passages", "ro
 
 def told(made: Generation, store: Store) -> dict[str, Any] | None:
     """What a report shows of the round that made the generation; None where none did, or it was not judged."""
-    receipt = made.receipt.get("round")
-    judgement = store.read_json(f"evolved/{made.key}.json") if receipt else None
-    manifest = store.read_json(f"{receipt['set']}/manifest.json") if receipt else None
-    if judgement is None or manifest is None:
+    receipt: dict[str, Any] = made.receipt.get("round") or {}
+    judgement = store.read_json(f"evolved/{made.key}.json")
+    manifest = store.read_json(f"{receipt.get('set')}/manifest.json")
+    if not receipt or judgement is None or manifest is None:
         return None
     return {
         "stage": judgement["stage"],
