@@ -59,7 +59,7 @@ def stream(tiny_model, folder, ray_cluster):
 name: evolving
 model: {{base: {tiny_model}}}
 storage: {folder}/store
-sequence_length: 96
+sequence_length: 128
 batch: {{size: 4}}
 optimiser: {{learning_rate: 3e-3}}
 evaluation: {{shard_rows: 16}}
@@ -204,7 +204,7 @@ def test_a_set_that_was_lost_is_mined_again_to_the_same_digest(stream, outcome):
 def test_the_corpus_alone_is_the_set_that_a_round_trains_on(outcome, folder, tmp_path):
     key = outcome.line.generations[1].key
     settings = [
-        "sequence_length=96",
+        "sequence_length=128",
         "evolve.knowledge.tokens=64",
         "evolve.knowledge.overlap=8",
         "evolve.knowledge.top=2",

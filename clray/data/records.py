@@ -266,7 +266,7 @@ def _write_unique(number: int, table: pa.Table, store: Store, folder: str) -> di
     names, sizes = table["digest"].to_pylist(), table["num_tokens"].to_pylist()
     filled = [index for index in range(len(names)) if sizes[index]]
     keep = [index for index in filled if index == 0 or names[index] != names[index - 1]]
-    kept = table.take(keep)
+    kept = table.take(pa.array(keep, pa.int64()))
     place = kept.schema.get_field_index("instruction")
     kept = kept.set_column(place, "instruction", kept["instruction"].combine_chunks().dictionary_encode())
     part = write_part(store, folder, number, kept)

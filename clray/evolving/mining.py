@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clray.data import questions, records
+from clray.data import formatting, questions, records
 from clray.data.manifest import Manifest, Part
 from clray.data.questions import Question
 from clray.data.sources import open_source
@@ -24,6 +24,7 @@ from clray.lineage.store import Store
 from clray.mining.building import KINDS, Asked, build
 from clray.mining.leak import HeldOut
 from clray.spec.source import Source
+from clray.spec.stream import Format
 
 Watch = Callable[[int, int], None]
 """Is told the finished and all parts of an exam."""
@@ -49,7 +50,6 @@ def sets(spec: RoundSpec, store: Store) -> list[tuple[str, records.RecordSpec]] 
     manifest = mined(spec, store)
     if manifest is None:
         return None
-    form = spec.form.model_copy(update={"overlong": "skip"}) if spec.form.overlong == "error" else spec.form
     return [
         (
             kind,
@@ -58,7 +58,7 @@ def sets(spec: RoundSpec, store: Store) -> list[tuple[str, records.RecordSpec]] 
                 sources=(open_source(Source(source=_place(store, f"{spec.folder}/{kind}.parquet")), store),),
                 tokenizer=spec.tokenizer,
                 tokenizer_digest=spec.tokenizer_digest,
-                form=form,
+                form=_form(spec),
                 limit=spec.limit,
             ),
         )
@@ -117,7 +117,8 @@ def mine(spec: RoundSpec, store: Store, pool: ScoringPool, say: Callable[[str], 
         heldout=heldout,
         seed=spec.seed,
     )
-    rows = _capped(spec, built.rows)
+    fitting = _fitting(spec, built.rows)
+    rows = _capped(spec, fitting)
     if not any(rows.values()):
         raise DataError(
             f"stage '{spec.round.of}': nothing was found in the knowledge for {len(lacking)} mistakes, so the set of "
@@ -135,6 +136,7 @@ def mine(spec: RoundSpec, store: Store, pool: ScoringPool, say: Callable[[str], 
         "passages": len({passage.digest for hits in gathered.found.values() for passage, _ in hits}),
         "rows": {kind: len(rows[kind]) for kind in KINDS},
         "tokens_read": sum(passage.num_tokens for passage in gathered.passages),
+        "too_long": {kind: len(built.rows[kind]) - len(fitting[kind]) for kind in KINDS},
         "leaks": [{"kind": kind, "question": leak.question, "run": leak.run} for kind, leak in built.leaks],
         "leaking_passages": gathered.leaks,
         "files": _write(spec, rows, store),
@@ -163,6 +165,22 @@ def _mistakes(spec: RoundSpec, pairs: Sequence[tuple[Question, Result]], kinds: 
 def _asked(spec: RoundSpec, one: Question) -> Asked:
     record = {**one.record(spec.round.instruction), "output": one.gold}
     return Asked(name=one.name, question=one.text, answers=one.answers, record=record)
+
+
+def _fitting(spec: RoundSpec, rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows without the instructions that are longer than a sequence; under `overlong: truncate` all fit."""
+    tokenizer, form = records.tokenizer(spec.tokenizer), _form(spec)
+
+    def fits(row: dict[str, Any]) -> bool:
+        single = {**row, "output": row["output"][0]} if isinstance(row.get("output"), list) else row
+        return formatting.encode_example(tokenizer, single, form, spec.limit, "mined row") is not None
+
+    return {kind: some if kind == "cpt" else [row for row in some if fits(row)] for kind, some in rows.items()}
+
+
+def _form(spec: RoundSpec) -> Format:
+    """How rows become text: one that does not fit is no error of who wrote the stream, and is left out."""
+    return spec.form.model_copy(update={"overlong": "skip"}) if spec.form.overlong == "error" else spec.form
 
 
 def _capped(spec: RoundSpec, rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
