@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from clray.console_evolving import show_evolution
 from clray.evaluation.matrix import ScoreMatrix
 from clray.lineage.generation import Generation
 from clray.outcome import Outcome
@@ -101,6 +102,8 @@ def show_outcome(outcome: Outcome) -> None:
             cells = [line.metrics.get(unit, {}).get(name) for line in outcome.lines]
             table.add_row(unit, name, *("–" if c is None else f"{c:.3f}" for c in cells))
         console.print(table)
+    if any(g.receipt.get("round") for line in outcome.lines for g in line.generations):
+        show_evolution(outcome.to_dict(), console)
     trained = len(outcome.built)
     total = len({stage.key for line in outcome.plan.chains for stage in line.stages})
     console.print(

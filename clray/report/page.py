@@ -13,6 +13,9 @@ from markupsafe import Markup
 
 from clray.report import (
     attention,
+    evolving,
+    evolving_examples,
+    evolving_figures,
     figures,
     heatmap,
     instructions,
@@ -34,6 +37,7 @@ SECTIONS = (
     ("loss", "Loss"),
     ("transfer", "Transfer"),
     ("attention", "Attention"),
+    ("evolving", "Mistakes"),
     ("mixture", "Mixture"),
     ("replay", "Replay"),
     ("lineage", "Lineage"),
@@ -77,7 +81,9 @@ def render(outcome: dict[str, Any]) -> str:
     view = View.of(outcome)
     attentions = attention.attentions(view)
     measured = transfer.measured(view)
-    absent = {name for name, found in (("attention", attentions), ("transfer", measured)) if not found}
+    evolved = evolving.evolutions(view)
+    optional = (("attention", attentions), ("transfer", measured), ("evolving", evolved))
+    absent = {name for name, found in optional if not found}
     return (
         templates()
         .get_template("page.html")
@@ -112,6 +118,14 @@ def render(outcome: dict[str, Any]) -> str:
             likeness=between.likeness(view, measured),
             attentions=attentions,
             pseudos=pseudo.pseudo_samples(view),
+            evolved=evolved,
+            evolve_columns=evolving.COLUMNS,
+            evolve_kinds=evolving.KIND_COLUMNS,
+            funnel=evolving_figures.funnel,
+            funnel_rows=evolving_figures.funnel_rows,
+            funnel_columns=evolving_figures.FUNNEL_COLUMNS,
+            subjects=evolving_figures.subjects,
+            examples=evolving_examples.examples,
             mixtures=tables.mixtures(view),
             quotas=replay.quotas(view),
             distances=replay.distances(view),
