@@ -158,6 +158,7 @@ def test_the_address_holds_what_decides_the_set(make, tmp_path):
     assert len({s.digest for s in (spec(one), spec(two), spec(one, heldout=0.5), spec(one, limit=3))}) == 4
 
 
+@pytest.mark.ray
 def test_the_real_data_is_read(data_dir, make):
     store, spec = make
     found = questions.read(spec({"source": f"{data_dir}/qa/mmlu_openstax/train.jsonl"}), store)

@@ -32,7 +32,7 @@ CONFIGS = {
 }
 
 
-def build(name: str):
+def random_model(name: str):
     """A random model whose predictions differ enough from token to token for orders to be stable."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[name]())
@@ -52,12 +52,18 @@ def one_thread():
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
 def any_model(request):
     """Each of the tiny architectures: rotary, learned positions, local attention, sliding window."""
-    return build(request.param)
+    return random_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def build():
+    """Makes a tiny random model of that architecture, for a test that trains it."""
+    return random_model
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return build("llama")
+    return random_model("llama")
 
 
 @pytest.fixture(scope="module")
