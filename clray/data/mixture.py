@@ -20,7 +20,7 @@ from clray.lineage.store import Store
 from clray.replay.draw import Draw, Index
 
 VERSION = 1
-ROWS_PER_PART, TOKENS_PER_PART = 65536, 1 << 23
+ROWS_PER_PART, TOKENS_PER_PART = 65536, 1 << 22
 ROWS_PER_TABLE = 4096
 COLUMNS = ["digest", "ids", "targets", "num_tokens", "num_targets"]
 
@@ -169,28 +169,25 @@ def _pack(number: int, table: pa.Table, store: Store, folder: str, capacity: int
     lengths, origins = table["num_tokens"].to_pylist(), table["origin"].to_pylist()
     pieces = cut(lengths, capacity)
     rows = best_fit_decreasing([piece.length for piece in pieces], capacity)
+    placed = [pieces[index] for row in rows for index in row]
+    sizes = np.asarray([piece.length for piece in placed])
+    firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    row_sizes = np.asarray([sum(pieces[index].length for index in row) for row in rows])
+    ends = pa.array(np.concatenate([[0], np.cumsum(row_sizes)]), pa.int32())
     ids, targets = (table[name].combine_chunks() for name in ("ids", "targets"))
-    id_values, target_values = ids.flatten().to_numpy(), targets.flatten().to_numpy(zero_copy_only=False)
     starts = ids.offsets.to_numpy()
-
-    def tokens(values: np.ndarray, row: list[int], context: bool) -> np.ndarray:
-        parts = []
-        for piece in (pieces[index] for index in row):
-            part = values[starts[piece.example] + piece.start : starts[piece.example] + piece.stop].copy()
-            if context:
-                part[: max(1, piece.context)] = False
-            parts.append(part)
-        return np.concatenate(parts)
-
-    packed_targets = [tokens(target_values, row, True) for row in rows]
+    sources = np.asarray([starts[piece.example] + piece.start for piece in placed])
+    tokens = np.arange(sizes.sum()) + np.repeat(sources - firsts, sizes)
+    packed_targets = targets.flatten().to_numpy(zero_copy_only=False)[tokens]
+    packed_targets[firsts] = False  # nothing predicts it: it begins an example, or repeats the last token before it
     packed = pa.table(
         {
-            "ids": pa.array([tokens(id_values, row, False) for row in rows], pa.list_(pa.int32())),
-            "targets": pa.array(packed_targets, pa.list_(pa.bool_())),
+            "ids": pa.ListArray.from_arrays(ends, pa.array(ids.flatten().to_numpy()[tokens], pa.int32())),
+            "targets": pa.ListArray.from_arrays(ends, pa.array(packed_targets, pa.bool_())),
             "segments": pa.array([[pieces[i].length for i in row] for row in rows], pa.list_(pa.int32())),
             "origins": pa.array([[origins[pieces[i].example] for i in row] for row in rows], pa.list_(pa.int16())),
-            "num_tokens": pa.array([sum(pieces[i].length for i in row) for row in rows], pa.int32()),
-            "num_targets": pa.array([int(t.sum()) for t in packed_targets], pa.int32()),
+            "num_tokens": pa.array(row_sizes, pa.int32()),
+            "num_targets": pa.array(np.add.reduceat(packed_targets.astype(np.int64), ends.to_numpy()[:-1]), pa.int32()),
         }
     )
     part = write_part(store, folder, number, packed)

@@ -54,7 +54,7 @@ class Picture:
     """A heat map of a pixel a cell.
 
     `layers` are a hue and a PNG each, as a data URI, through which as a mask the page's own colour is seen; `outlines`
-    is an SVG path around the outlined cells, in units of cells.
+    is an SVG path around the outlined cells, in units of cells. `notes` say what its colours mean beside the legend.
     """
 
     width: int
@@ -63,6 +63,7 @@ class Picture:
     outlines: str
     across: list[Name]
     down: list[Name]
+    notes: list[str]
 
 
 def picture(heads: Sequence[Head], rows: Sequence[Row], cells_in_section: int) -> Picture | None:
@@ -79,6 +80,10 @@ def picture(heads: Sequence[Head], rows: Sequence[Row], cells_in_section: int) -
         outlines="".join(f"M{x} {y}h1v1h-1z" for x, y, cell in there if cell.is_taught),
         across=_names([head.name for head in heads], NAMES_ACROSS),
         down=_names([f"{number} {name}" for number, name, _ in rows], NAMES_DOWN),
+        notes=[
+            *["paler: not taught yet"] * any(cell.is_ahead for *_, cell in there),
+            *["grey: not measured"] * any(cell.shade is None for *_, cell in there),
+        ],
     )
 
 
