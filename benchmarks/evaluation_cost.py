@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the base model")
     parser.add_argument("--domains", type=int, nargs="*", default=[12, 40, 159])
     parser.add_argument("--run", type=int, default=8, help="domains of the small run; 0: none")
+    parser.add_argument("--paragraphs", type=int, default=300, help="paragraphs of 400 characters in each test set")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print("| domains | cells, dense | cells, sparse (every 10, window 5) | sparse / dense |\n|---|---|---|---|")
@@ -60,7 +61,7 @@ def main() -> None:
 
 def stream_of(asked: Any, folder: Path, domains: int, how: dict[str, int], storage: Path) -> Stream:
     """A stream of so many domains of some hundred tokens, measured so."""
-    file = write(asked.corpora, folder / f"text-{domains}", domains, 500.0 * domains, test_paragraphs=60)
+    file = write(asked.corpora, folder / f"text-{domains}", domains, 500.0 * domains, test_paragraphs=asked.paragraphs)
     text = file.read_text(encoding="utf-8").replace("data: domain", f"data: {file.parent}/domain")
     evaluation = f"evaluation={{every: {how['every']}, window: {how['window']}, batch_tokens: 8192}}"
     return loading.loads(text, [*CPU, f"model={{base: {asked.model.absolute()}}}", evaluation, f"storage={storage}"])
