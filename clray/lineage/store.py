@@ -7,6 +7,7 @@
     scores/<key>/         one JSON file a task           each written whole
     pseudo/               samples of a generator         each written whole
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
+    scratch/              rows on their way to their part, removed at once; see data/shuffle.py
     leases/               who builds a generation right now, see lineage/lease.py
 
 A folder without its last file does not exist: whatever is killed half-way is simply made again. Digests of

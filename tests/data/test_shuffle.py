@@ -1,5 +1,7 @@
 """Rows come together by their part, in the order in which they were given, whoever wrote them."""
 
+import time
+
 import pyarrow as pa
 import pytest
 
@@ -53,3 +55,12 @@ def test_a_mistake_in_a_task_comes_out_as_itself_and_leaves_nothing(ray_cluster,
     with pytest.raises(DataError, match=r"^row 3: no text$"):
         shuffle.by_part(1, rows_of, 4, lambda part, rows: {}, store)
     assert store.list("scratch") == []
+
+
+def test_blocks_of_a_driver_that_was_killed_are_removed_after_days(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    names = [f"{int(time.time()) - age}-{age}" for age in (8 * 86400, 60)]
+    for name in names:
+        store.write_bytes(f"scratch/{name}/000000-000000.arrow", b"x")
+    shuffle._sweep(store)
+    assert store.list("scratch") == names[1:]
