@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clray.cost import saved_bytes
 from clray.planner import Line, Plan, PlannedStage, generation_of
 from clray.preparation import PreparedStage, prepare_stage
 from clray.ray_session import connect
@@ -14,7 +15,8 @@ from clray.spec.recipe import describe
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One stage of one line. `state` is "cached", "to build", or "shared" with an earlier line."""
+    """One stage of one line. `state` is "cached", "to build", or "shared" with an earlier line; `bytes_kept` is what a
+    generation that is to be built will take in the storage."""
 
     line: str
     stage: str
@@ -30,6 +32,7 @@ class Row:
     flops: float
     seconds: float
     bytes_per_device: float
+    bytes_kept: float
     notes: tuple[str, ...]
 
 
@@ -55,7 +58,18 @@ class Summary:
             "cells": self.cells,
             "missing_cells": self.missing_cells,
             "to_build": len(self.to_build),
-            "seconds": sum(row.seconds for row in self.to_build),
+            **self.totals,
+        }
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """What everything that is still to be built comes to."""
+        build = self.to_build
+        return {
+            "tokens": sum(row.tokens for row in build),
+            "flops": sum(row.flops for row in build),
+            "seconds": sum(row.seconds for row in build),
+            "bytes_kept": sum(row.bytes_kept for row in build),
         }
 
     def show(self) -> None:
@@ -88,10 +102,11 @@ class Summary:
         for row in self.rows:
             if row.notes:
                 console.print(f"{row.line} · {row.stage}: {'; '.join(row.notes)}", markup=False, soft_wrap=True)
-        build = self.to_build
+        build, totals = self.to_build, self.totals
         console.print(
-            f"{len(build)} stage{'s' * (len(build) != 1)} to train (~{duration(sum(row.seconds for row in build))}), "
-            f"{self.missing_cells} of {self.cells} scores to measure",
+            f"{len(build)} stage{'s' * (len(build) != 1)} to train: {totals['tokens']:,} tokens, {totals['flops']:.1e} "
+            f"FLOPs, ~{duration(totals['seconds'])}, ~{totals['bytes_kept'] / 2**30:,.2f} GiB to keep; "
+            f"{self.missing_cells:,} of {self.cells:,} scores to measure",
             markup=False,
         )
 
@@ -134,6 +149,7 @@ def _to_build(line: Line, planned: PlannedStage, prepared: PreparedStage, state:
         flops=prepared.cost.flops,
         seconds=prepared.cost.seconds,
         bytes_per_device=prepared.cost.bytes_per_device,
+        bytes_kept=saved_bytes(planned.shape, planned.recipe.resolved, planned.keeps_state).weights,
         notes=(*describe(planned.recipe, planned.parent_stage), *prepared.notes),
     )
 
@@ -156,6 +172,7 @@ def _cached(plan: Plan, line: Line, planned: PlannedStage) -> Row:
         flops=training["flops"],
         seconds=training["seconds"],
         bytes_per_device=training["bytes_per_device"],
+        bytes_kept=0.0,
         notes=(),
     )
 

@@ -1,6 +1,8 @@
 """What a stage goes on from is checked when it is planned: no worker, no Ray, nothing spent."""
 
 import pytest
+import torch
+from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from clray.errors import SpecError
 from clray.planner import make_plan
@@ -118,3 +120,33 @@ def test_phases_of_an_infinite_schedule_must_fit_where_all_of_them_are_gone_thro
     release = "stages.z.method={schedule: {kind: infinite, anneal: 1.0}}"
     plan = plan_of(stream, "method.schedule={kind: infinite}", release)
     assert plan.lines[0].stages[2].recipe.resolved["schedule"]["begins"] == "constant"
+
+
+def test_an_expert_goes_through_all_phases_that_its_stage_may_skip(stream):
+    release = "stages.z.method={schedule: {kind: infinite, anneal: 1.0}}"
+    assert complaint(stream, "method.schedule={kind: infinite}", release, "experts=true") == (
+        "stage 'z', trained alone as an expert: schedule infinite: warmup 0.03 + cooldown 0.5 + anneal 1 are 1.53 of "
+        "the stage's steps, more than all of them; lower one, or leave experts out"
+    )
+
+
+def test_layers_that_cannot_be_added_to_are_refused_by_the_first_stage_that_would(stream, tiny_model, tmp_path):
+    folder = tmp_path / "experts"
+    torch.manual_seed(0)
+    MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=400,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_local_experts=2,
+            max_position_embeddings=128,
+        )
+    ).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    model = f"model={{base: {folder}}}"
+    assert plan_of(stream, model, "stages.y.method={adapter: {kind: full, freeze: {layers: 1}}}").missing
+    text = complaint(stream, model, "stages.y.method={adapter: {kind: expansion, layers: 1}}")
+    assert text.startswith("stage 'y': adapter expansion does not fit MixtralForCausalLM: a layer has no linear output")

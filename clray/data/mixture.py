@@ -170,14 +170,15 @@ def _pack(number: int, table: pa.Table, store: Store, folder: str, capacity: int
     pieces = cut(lengths, capacity)
     rows = best_fit_decreasing([piece.length for piece in pieces], capacity)
     placed = [pieces[index] for row in rows for index in row]
-    sizes = np.asarray([piece.length for piece in placed])
-    firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    sizes = np.asarray([piece.length for piece in placed], np.int32)
+    firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     row_sizes = np.asarray([sum(pieces[index].length for index in row) for row in rows])
     ends = pa.array(np.concatenate([[0], np.cumsum(row_sizes)]), pa.int32())
     ids, targets = (table[name].combine_chunks() for name in ("ids", "targets"))
     starts = ids.offsets.to_numpy()
-    sources = np.asarray([starts[piece.example] + piece.start for piece in placed])
-    tokens = np.arange(sizes.sum()) + np.repeat(sources - firsts, sizes)
+    sources = np.asarray([starts[piece.example] + piece.start for piece in placed], np.int32)
+    tokens = np.repeat(sources - firsts, sizes)
+    tokens += np.arange(len(tokens), dtype=np.int32)
     packed_targets = targets.flatten().to_numpy(zero_copy_only=False)[tokens]
     packed_targets[firsts] = False  # nothing predicts it: it begins an example, or repeats the last token before it
     packed = pa.table(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,8 @@ import pyarrow as pa
 from clray.lineage.store import Store
 
 BYTES_PER_BLOCK = 1 << 24
+KEPT_DAYS = 7
+"""After so many days the blocks of a driver that was killed are removed by the next one."""
 
 RowsOf = Callable[[int], Iterator[pa.Table]]
 """The rows of a reading unit, by its number, in small tables of one schema; `part` is the number of each row's part."""
@@ -35,7 +38,8 @@ def by_part(num_units: int, rows_of: RowsOf, num_parts: int, finish: Finish, sto
     """
     from clray.ray_session import run_dataset
 
-    folder = f"scratch/{uuid.uuid4().hex}"
+    _sweep(store)
+    folder = f"scratch/{int(time.time())}-{uuid.uuid4().hex}"
     write = functools.partial(_write, rows_of=rows_of, num_parts=num_parts, store=store, folder=folder)
     try:
         blocks = [row["block"] for row in run_dataset(lambda data: _each(data, num_units, write))]
@@ -44,6 +48,12 @@ def by_part(num_units: int, rows_of: RowsOf, num_parts: int, finish: Finish, sto
     finally:
         store.delete(folder)
     return [part for part in made if part is not None]
+
+
+def _sweep(store: Store) -> None:
+    for name in store.list("scratch"):
+        if int(name.partition("-")[0]) < time.time() - KEPT_DAYS * 86400:
+            store.delete(f"scratch/{name}")
 
 
 def _each(data: Any, count: int, work: Callable[[pa.Table], Any]) -> Any:

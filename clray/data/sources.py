@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -48,7 +49,7 @@ class File:
 
 @dataclass(frozen=True)
 class Opened:
-    """A source whose files are found: the reading units, the content digest and the bytes."""
+    """A source whose files are found: the reading units, the content digest, and the bytes as they are in memory."""
 
     units: tuple[Unit, ...]
     digest: str
@@ -64,8 +65,10 @@ def open_source(source: Source, store: Store) -> Opened:
         mark = _builtin_digest(name, source.split, store)
         return _opened(plain, ((),), [mark], 0, {"source": source.source, "split": source.split, "sha256": mark})
     if scheme == "hf":
-        mark = _hub_dataset(name, source.split)._fingerprint
-        return _opened(plain, ((),), [mark], 0, {"source": source.source, "split": source.split, "fingerprint": mark})
+        found = _hub_dataset(name, source.split)
+        mark = found._fingerprint
+        provenance = {"source": source.source, "split": source.split, "fingerprint": mark}
+        return _opened(plain, ((),), [mark], int(found.data.nbytes), provenance)
     files = find_files(source.source)
     contents = [_file_digest(file, store) for file in files]
     groups = (tuple(f.uri for f in files),) if source.limit else tuple((f.uri,) for f in files)
@@ -76,7 +79,7 @@ def open_source(source: Source, store: Store) -> Opened:
             for file, content in zip(files, contents, strict=True)
         ],
     }
-    return _opened(plain, groups, contents, sum(file.info.size for file in files), provenance)
+    return _opened(plain, groups, contents, sum(map(_text_bytes, files)), provenance)
 
 
 def _opened(
@@ -169,6 +172,18 @@ def _file_digest(file: File, store: Store) -> str:
             content.update(block)
     store.write_json(place, {"sha256": content.hexdigest()})
     return content.hexdigest()
+
+
+def _text_bytes(file: File) -> int:
+    """Bytes of the file, of a Parquet file before compression; DataError where it is none."""
+    filesystem, path = _filesystem(file.uri)
+    if not path.endswith(PARQUET):
+        return int(file.info.size)
+    try:
+        footer = pq.read_metadata(path, filesystem=filesystem)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{file.uri}: not a Parquet file: {error}") from error
+    return sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
 
 
 def _builtin_digest(name: str, split: str, store: Store) -> str:

@@ -14,6 +14,7 @@
     mined/<digest>/       the set of a round             manifest.json committed last
     evolved/              what a round brought           each written whole
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
+    scratch/              rows on their way to their part, removed at once; see data/shuffle.py
     leases/               who builds a generation right now, see lineage/lease.py
 
 A folder without its last file does not exist: whatever is killed half-way is simply made again. Digests of

@@ -50,6 +50,28 @@ def test_duplicates_stand_once_whatever_the_layout(make, tmp_path):
     assert whole.provenance["duplicates"] == 1
 
 
+def test_a_large_set_has_parts_whose_number_stands_in_its_address(make, tmp_path, monkeypatch):
+    store, spec = make
+    one = write_lines(tmp_path / "all.jsonl", [{"text": f"sun {n}"} for n in range(60)])
+    small, whole = spec({"source": one}), records.prepare(spec({"source": one}), store)
+    monkeypatch.setattr(records, "BYTES_PER_PART", 400)
+    parts = records.prepare(spec({"source": one}), store)
+    assert whole.digest == small.digest != parts.digest and len(parts.parts) > 1
+    found = [read_parts(store, manifest)["digest"].to_pylist() for manifest in (whole, parts)]
+    assert sorted(found[1]) == found[0] != found[1]
+    monkeypatch.setattr(mixture, "TOKENS_PER_PART", 100)
+    packed = mixture.MixtureSpec(stage="own", own=parts, past=(), draws=(), sequence_length=64)
+    assert mixture.prepare(packed, store).tokens == parts.tokens == whole.tokens
+    assert len(mixture.prepare(packed, store).parts) > 1
+
+
+def test_lines_are_those_of_the_file_whatever_stands_in_them(make, tmp_path):
+    """A byte-order mark, a line separator that is no new line, CRLF, an empty line, and no new line at the end."""
+    (tmp_path / "a.jsonl").write_bytes('\ufeff{"text": "a\u2028b"}\r\n\n{"text": "c"}'.encode())
+    found = records.read(make[1]({"source": f"{tmp_path}/a.jsonl"}).sources, "pretrain")
+    assert found == [({"text": "a\u2028b"}, f"{tmp_path}/a.jsonl:1"), ({"text": "c"}, f"{tmp_path}/a.jsonl:3")]
+
+
 def test_text_parquet_mapped_fields_and_limits_are_read(make, tmp_path):
     store, spec = make
     (tmp_path / "a.txt").write_text("one two three")
