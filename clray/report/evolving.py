@@ -23,14 +23,14 @@ COLUMNS = (
     ("gain", "change of the accuracy, ± its standard error"),
     ("repaired", "share of the wrong ones that are right afterwards; likeliest option"),
     ("AFR", "answer-flip forgetting: share of the right ones that are wrong afterwards; likeliest option"),
-    ("unreadable", "share of the written answers that are none of the options, before and after the round"),
+    ("unreadable", "share of the written answers that cannot be read, before and after the round"),
     ("per 1k", "gain of the likeliest option for each thousand tokens of passages read"),
 )
 KIND_COLUMNS = (
-    ("knowledge", "wrong, and sure of it: what is needed is not known"),
-    ("ambiguous", "unsure: the answers differ from try to try, or two options are about as likely"),
-    ("schema", "known, but not answered in the form that is asked for"),
-    ("known", "right and sure, before the round"),
+    ("knowledge", "the likeliest option is wrong"),
+    ("ambiguous", "right and readable, but unsure: tries differ, or the next option is about as likely"),
+    ("schema", "the likeliest option is right, but the written answer cannot be read"),
+    ("known", "none of these"),
 )
 
 

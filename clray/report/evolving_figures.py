@@ -29,7 +29,7 @@ COLOURS = {
 }
 FUNNEL_COLUMNS = (
     ("questions", "to learn from"),
-    ("mistakes", "questions that are wrong or unsure, as far as they are learnt from"),
+    ("mistakes", "questions that are not known, as far as they are learnt from"),
     ("points", "phrases that are looked up"),
     ("passages", "found for the mistakes"),
     ("left out", "passages that give a held-out question away"),
