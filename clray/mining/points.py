@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from clray.mining.words import words
 
+COMMON = 10
 Idf = Callable[[Sequence[str]], list[float | None]]
 """Rarity of phrases in the knowledge; None for one that does not occur there."""
 
@@ -14,10 +16,15 @@ def points(candidates: Sequence[Sequence[str]], texts: Sequence[str], most: int,
     """For each text at most `most` points: of its candidate phrases and its words those that are rarest in the
     knowledge and occur in it, the rarest first.
 
-    A word that stands in a phrase already taken is none of its own, and a phrase that holds one takes its place, so
-    that points do not say the same twice.
+    A word is none of its own where it stands in a phrase already taken, so that points do not say the same twice, or
+    where more than one text in COMMON holds it: "which" and "following" are rare in many a book, and say nothing.
     """
-    pools = [list(dict.fromkeys([*found, *words(text)])) for found, text in zip(candidates, texts, strict=True)]
+    spread = Counter(word for text in texts for word in set(words(text)))
+    common = {word for word, count in spread.items() if count > max(2, len(texts) / COMMON)}
+    pools = [
+        list(dict.fromkeys([*found, *(word for word in words(text) if word not in common)]))
+        for found, text in zip(candidates, texts, strict=True)
+    ]
     every = list(dict.fromkeys(phrase for pool in pools for phrase in pool))
     rarity = dict(zip(every, idf(every), strict=True))
     return [_rarest(pool, rarity, most) for pool in pools]

@@ -27,3 +27,11 @@ def test_a_text_without_known_phrases_has_none_and_is_searched_whole():
 def test_a_passage_holds_a_point_when_it_has_all_its_words():
     assert holds_one("The WALL of a cell.", ["cell wall"]) and not holds_one("a wall", ["cell wall"])
     assert holds_one("anything", [])
+
+
+def test_a_word_of_many_questions_is_no_point_and_a_phrase_of_theirs_is():
+    texts = [f"the plants number{n}" for n in range(30)]
+    found = points([["cell wall"]] * 30, texts, most=5, idf=lambda phrases: [1.0] * len(phrases))
+    assert found[7] == ["cell wall", "number7"]
+    few = points([[]] * 2, texts[:2], most=5, idf=lambda phrases: [1.0] * len(phrases))
+    assert few[0] == ["number0", "plants", "the"]
