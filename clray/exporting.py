@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clray.errors import ModelError, StorageError, UserError
+from clray.lineage.finding import ancestry, by_key, listed
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store, file_digest
 from clray.spec.stream import Stream
@@ -85,27 +86,10 @@ def find(stream: Stream, wanted: str) -> Generation:
     found = store.generation(key)
     if found is None:
         raise ModelError(
-            f"generation '{wanted}' of stream '{stream.name}' is not built yet; there are {_listed(there)}. "
+            f"generation '{wanted}' of stream '{stream.name}' is not built yet; there are {listed(there)}. "
             "Run the stream first: clray run"
         )
     return found
-
-
-def by_key(store: Store, beginning: str) -> Generation:
-    """The one generation of the storage whose key begins so; ModelError where there is none, or several."""
-    found = [made for made in store.generations() if made.key.startswith(beginning)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ModelError(f"'{beginning}' begins several keys: {_listed(found)}; give more of it")
-    raise ModelError(
-        f"no generation '{beginning}' in storage '{store.root}'; there are {_listed(list(store.generations()))}"
-    )
-
-
-def _listed(generations: list[Generation]) -> str:
-    names = [f"{made.short} ({made.index}: {made.stage_name})" for made in generations]
-    return ", ".join(names[:8] + ["..."][: len(names) > 8]) or "none"
 
 
 def _model(
@@ -202,11 +186,6 @@ def _stored_precision(store: Store, made: Generation) -> str:
 
 def _note(store: Store, made: Generation, folder: Path, facts: dict[str, Any]) -> None:
     """Writes where the generation comes from, and the digest of each file beside."""
-    from clray.models.loading import require
-
-    line = [made]
-    while line[-1].parent is not None:
-        line.append(require(store, line[-1].parent))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     value = {
         "clray": metadata.version("clray"),
@@ -214,7 +193,7 @@ def _note(store: Store, made: Generation, folder: Path, facts: dict[str, Any]) -
         **facts,
         "lineage": [
             {"key": each.key, "index": each.index, "stage": each.stage_name, "kind": each.stage.get("kind")}
-            for each in line
+            for each in reversed(ancestry(store, made))
         ],
         "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
     }

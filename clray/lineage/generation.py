@@ -27,6 +27,8 @@ class Generation:
         environment: versions of Python and packages, device, platform.
         files: relative path -> SHA-256 of each file of the generation.
         created: UTC time, ISO 8601.
+        run: name and digest of the stream's file that made it (see `lineage.notes`): workers, devices, attention. None
+            of it decides the result beyond rounding; with it the record alone suffices to make the generation again.
     """
 
     key: str
@@ -43,6 +45,7 @@ class Generation:
     environment: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    run: dict[str, Any] = field(default_factory=dict)
 
     @property
     def short(self) -> str:

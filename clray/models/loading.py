@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from clray.errors import ModelError, StorageError
+from clray.lineage import collected
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.models import (
@@ -69,6 +70,13 @@ def require(store: Store, key: str) -> Generation:
 
 def whole_weights(store: Store, generation: Generation) -> Path:
     """Local folder with the generation's weights; StorageError where a file is not what was written."""
+    gone = collected.note(store, generation.key)
+    if gone:
+        raise StorageError(
+            f"generation {generation.short} ({generation.stage_name}) has no weights any more: clray gc removed them "
+            f"on {gone['collected'][:10]}. Make them again from the record with 'clray reproduce {generation.short} "
+            "--restore'; clray run does so by itself where a stage needs them."
+        )
     digests = generation.files_below("weights")
     folder = f"generations/{generation.key}/weights"
     damaged = store.damaged(folder, digests)
