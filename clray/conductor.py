@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from clray import recording
@@ -145,14 +146,14 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     )
     generation = recording.generation(line, planned, prepared, result)
     former = plan.store.generation(planned.key)
-    if former is not None and former.files == generation.files:
-        generation = former
+    if former is not None and former.same_bits(generation.files):
+        generation = replace(former, files=generation.files)
         watch.say(f"{line.name} · {planned.stage.name}: weights made again, to the same bits")
     else:
         if former is not None:
             watch.say(f"{line.name} · {planned.stage.name}: weights made again, and not to the same bits as before")
         plan.store.write_json(f"generations/{planned.key}/curve.json", result.curve)
-        plan.store.commit(generation)
+    plan.store.commit(generation)
     collected.unmark(plan.store, planned.key)
     checkpoint.clear(plan.store, planned.key)
     watch.say(

@@ -101,7 +101,7 @@ def _model(
     trust_remote_code: bool,
 ) -> dict[str, Any]:
     """Writes a complete model and its tokenizer to `folder`: merged, merged for one task, or one that selects."""
-    from clray.models.loading import load_model, whole_weights
+    from clray.models.loading import copy_tokenizer, load_model, whole_weights
     from clray.models.stack_export import model_of_task, recorded_weights, selects, write_selecting
 
     stored = _stored_precision(store, made)
@@ -118,7 +118,7 @@ def _model(
         shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
     else:
         _save(store, made, load_model(store, made.key, "fp32", trust_remote_code=trust_remote_code), folder, written)
-    _copy_tokenizer(store, made, folder)
+    copy_tokenizer(store, made.key, folder)
     return facts
 
 
@@ -136,7 +136,7 @@ def _adapter(store: Store, made: Generation, folder: Path, target: Path, trust_r
 
     Of a stack, each block is an adapter in a folder of its own.
     """
-    from clray.models.loading import require, whole_weights
+    from clray.models.loading import copy_tokenizer, require, whole_weights
     from clray.models.stack_export import write_blocks
     from clray.models.stack_kinds import is_stack
 
@@ -148,7 +148,7 @@ def _adapter(store: Store, made: Generation, folder: Path, target: Path, trust_r
     else:
         adapters = [folder]
         shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
-    _copy_tokenizer(store, made, folder)
+    copy_tokenizer(store, made.key, folder)
     revision = below.training.get("revision")  # only a model of the hub has one
     if revision:
         base = {"base_model_name_or_path": below.training["source"], "revision": revision}
@@ -158,14 +158,6 @@ def _adapter(store: Store, made: Generation, folder: Path, target: Path, trust_r
     for config in (each / "adapter_config.json" for each in adapters):
         config.write_text(json.dumps(json.loads(config.read_text()) | base, indent=2, sort_keys=True))
     return {**facts, "base": {"key": below.key, "model": below.training["source"] if revision else "base"}}
-
-
-def _copy_tokenizer(store: Store, made: Generation, folder: Path) -> None:
-    from clray.models.loading import tokenizer_digest
-
-    for file in store.fetch(f"tokenizers/{tokenizer_digest(store, made.key)}").iterdir():
-        if file.name != "config.json":  # the model's own, which lies there for the tokenizer's sake
-            shutil.copyfile(file, folder / file.name)
 
 
 def _bottom(store: Store, made: Generation) -> Generation:

@@ -8,7 +8,6 @@ again. Sources, similarity, InsInfo and distances are not asked: what they decid
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -26,26 +25,26 @@ from clray.history.archive import Archive
 from clray.lineage import collected, notes
 from clray.lineage.environment import environment
 from clray.lineage.finding import ancestry
-from clray.lineage.generation import Generation
+from clray.lineage.generation import ADAPTER_CONFIG, Generation
 from clray.lineage.store import Store
 from clray.ray_session import connect
 from clray.replay.draw import Draw
 from clray.spec import loading
-from clray.spec.stream import Stream
+from clray.spec.stream import Compute, Stream, Workers
 from clray.train.group import TrainingGroup
 from clray.train.order import StageOrder, StageResult
 
-PLACE = "base_model_name_or_path"
-"""What a PEFT adapter's configuration says of the model below: a path, which differs from folder to folder."""
+PLACE = "same, but for the path of the model below"
+"""What is said of a PEFT adapter's configuration, which names a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
     """How what was made again compares with the record.
 
-    `files` says of each file "same" or "other"; `loss_apart` is the largest relative difference of the losses of a step
-    (None where the record's curve is gone); `also` are generations that had to be made again before, as their weights
-    were collected; `environment` what is other than it was: name -> (then, now).
+    `files` says of each file "same", PLACE or "other"; `loss_apart` is the largest relative difference of the losses of
+    a step (None where the record's curve is gone); `also` are generations that had to be made again before, as their
+    weights were collected; `environment` what is other than it was: name -> (then, now).
     """
 
     made: Generation
@@ -59,8 +58,8 @@ class Reproduction:
 
     @property
     def same(self) -> bool:
-        """Whether every file has the same bits."""
-        return all(word == "same" for word in self.files.values())
+        """Whether every file has the same bits, as far as it holds no path."""
+        return "other" not in self.files.values()
 
     def within(self, tolerance: float) -> bool:
         """Whether it is the same generation: in its bits, or in its losses within the tolerance."""
@@ -89,7 +88,7 @@ def reproduce(
     started, made = time.monotonic(), archive.find(wanted)
     bench = _Bench(archive.store, Store(str(scratch)), say, stream)
     result = bench.build(made)
-    files = _compared(archive.store, bench.scratch, made, result)
+    files = _compared(made, result)
     curve = archive.store.read_json(f"generations/{made.key}/curve.json")
     found = Reproduction(
         made=made,
@@ -132,10 +131,10 @@ class _Bench:
         pseudo = made.receipt.get("pseudo", {}).get("file", "")
         if pseudo:
             self.scratch.write_json(pseudo, self._need(self.store.read_json(pseudo), pseudo, made))
-        connect(stream)
+        connect(stream.model_copy(update={"compute": _compute(stream, made)}))
         packed = self._pack(made)
         self._say(f"{made.stage_name}: trains {made.short} again on {packed.rows:,} rows of {made.parent[:10]}")
-        group = TrainingGroup(stream.compute, self.scratch)
+        group = TrainingGroup(_compute(stream, made), self.scratch)
         try:
             result = group.train(self._order(made, packed, stream), lambda progress: None, self._say)
         finally:
@@ -218,7 +217,7 @@ class _Bench:
             mixture=packed.digest,
             recipe=made.stage,
             seed=made.receipt["seed"],
-            compute=stream.compute.model_dump(mode="json"),
+            compute=_compute(stream, made).model_dump(mode="json"),
             attention=stream.model.attention,
             trust_remote_code=stream.model.trust_remote_code,
             pseudo=made.receipt.get("pseudo", {}).get("file", ""),
@@ -246,29 +245,25 @@ class _Bench:
         return found
 
 
-def _compared(store: Store, scratch: Store, made: Generation, result: StageResult) -> dict[str, str]:
+def _compute(stream: Stream, made: Generation) -> Compute:
+    """What the stream trains with, on as many workers and threads as there were: sums are rounded by their order."""
+    there: dict[str, Any] = {}
+    if "workers" in made.training:
+        there["workers"] = Workers(min=made.training["workers"], max=made.training["workers"])
+    if "threads" in made.training and not stream.compute.gpus_per_worker:
+        there["threads"] = made.training["threads"]
+    return stream.compute.model_copy(update=there)
+
+
+def _compared(made: Generation, result: StageResult) -> dict[str, str]:
     """Of each file of the record and of the result, whether it is the "same" or an "other"."""
-    names = sorted({*made.files, *result.files})
-    return {name: "same" if _same(store, scratch, made, result, name) else "other" for name in names}
+    return {name: _word(made, result, name) for name in sorted({*made.files, *result.files})}
 
 
-def _same(store: Store, scratch: Store, made: Generation, result: StageResult, name: str) -> bool:
+def _word(made: Generation, result: StageResult, name: str) -> str:
     if made.files.get(name) == result.files.get(name):
-        return True
-    place = f"generations/{made.key}/{name}"
-    if not name.endswith("adapter_config.json") or not scratch.exists(place):
-        return False
-    if hashlib.sha256(_moved(store, scratch, place)).hexdigest() == made.files.get(name):
-        return True
-    if not store.exists(place):
-        return False
-    texts = [json.loads(each.read_bytes(place)) for each in (store, scratch)]
-    return bool({**texts[0], PLACE: ""} == {**texts[1], PLACE: ""})
-
-
-def _moved(store: Store, scratch: Store, place: str) -> bytes:
-    """The file of the scratch folder as it would be in the store: a path in it names the store."""
-    return scratch.read_bytes(place).replace(scratch.root.encode(), store.root.encode())
+        return "same"
+    return PLACE if name == ADAPTER_CONFIG and name in result.files else "other"
 
 
 def _apart(before: list[dict[str, float]], after: list[dict[str, float]]) -> float:
@@ -286,18 +281,18 @@ def _environment_apart(before: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def _restore(store: Store, scratch: Store, found: Reproduction) -> None:
-    """Puts the files where the record says they are, with their bits as the record has them."""
-    made = found.made
+    """Puts the files where the record says they are. Paths in them name the store, not the scratch folder."""
+    made, files = found.made, {}
     if not found.same:
-        other = ", ".join(name for name, word in found.files.items() if word != "same")
+        other = ", ".join(name for name, word in found.files.items() if word == "other")
         raise StorageError(
             f"generation {made.short} came out with other bits than its record has ({other}), so nothing is put back; "
             "clray run makes it again with a new record, where a stage needs it"
         )
-    for name, sha256 in made.files.items():
+    for name in made.files:
         place = f"generations/{made.key}/{name}"
-        if store.sha256(place) != sha256:
-            store.write_bytes(place, _moved(store, scratch, place))
-    damaged = [name for name, sha256 in made.files.items() if store.sha256(f"generations/{made.key}/{name}") != sha256]
-    assert not damaged, f"{damaged} were just written"
+        content = scratch.read_bytes(place).replace(scratch.root.encode(), store.root.encode())
+        store.write_bytes(place, content)
+        files[name] = hashlib.sha256(content).hexdigest()
+    store.commit(replace(made, files=files))
     collected.unmark(store, made.key)

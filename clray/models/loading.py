@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ def tokenizer_digest(store: Store, key: str) -> str:
     while generation.parent is not None:
         generation = require(store, generation.parent)
     return str(generation.training["tokenizer_digest"])
+
+
+def copy_tokenizer(store: Store, key: str, folder: Path) -> None:
+    """Puts the files of the generation's tokenizer into the folder, byte by byte: saved anew, they would hold traces of
+    the environment (`local_files_only`)."""
+    for file in store.fetch(f"tokenizers/{tokenizer_digest(store, key)}").iterdir():
+        if file.name != "config.json":  # the model's own, which lies there for the tokenizer's sake
+            shutil.copyfile(file, folder / file.name)
 
 
 def trainable_model(
