@@ -90,10 +90,10 @@ def show_diff(found: Diff) -> None:
     print_table(console, "rows shown, by stage", ("stage", *names), rows, right=(1, 2))
     print_table(
         console,
-        "scores; 95 % interval of the change (paired bootstrap); answers that turned right and wrong",
-        ("task", "score", "before", "after", "change", "interval", "right", "wrong"),
-        [(each.task, *_difference(each.difference), *_turned(each.flips)) for each in found.tasks],
-        right=(2, 3, 4, 5, 6, 7),
+        "scores; change with its 95 % interval (paired bootstrap); answers turned right / wrong",
+        ("task", "score", "before", "after", "change", "interval", "turned"),
+        [(each.task, *_difference(each.difference), _turned(each.flips)) for each in found.tasks],
+        right=(2, 3, 4, 5, 6),
     )
     if found.unmeasured:
         typer.echo(f"measured in one of them alone: {', '.join(found.unmeasured)}")
@@ -112,7 +112,7 @@ def show_blame(found: Blame) -> None:
     for step in found.steps:
         change = ("–", "") if step.change is None else _difference(step.change)[3:]
         rows.append(
-            (", ".join(step.stages), step.made.short, f"{step.score:.4f}", *change, marks.get(step.made.key, ""))
+            (", ".join(step.stages), step.made.short, f"{step.score:.3f}", *change, marks.get(step.made.key, ""))
         )
     title = f"{found.task.name}, {found.task.metric}{' (less is better)' if found.task.lower else ''}"
     heads = ("stage", "generation", "score", "change", "95 % interval", "")
@@ -249,12 +249,12 @@ def _difference(found: Difference) -> tuple[str, str, str, str, str]:
     star = "*" if found.clear else ""
     return (
         found.metric,
-        f"{found.before:.4f}",
-        f"{found.after:.4f}",
-        f"{found.change:+.4f}{star}",
-        f"{found.low:+.3f} to {found.high:+.3f}",
+        f"{found.before:.3f}",
+        f"{found.after:.3f}",
+        f"{found.change:+.3f}{star}",
+        f"{found.low:+.3f}, {found.high:+.3f}",
     )
 
 
-def _turned(flips: dict[str, Any]) -> tuple[str, str]:
-    return (f"{flips['right']:,}", f"{flips['wrong']:,}") if flips else ("", "")
+def _turned(flips: dict[str, Any]) -> str:
+    return f"{flips['right']} / {flips['wrong']}" if flips else ""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,9 @@ def test_records_stay_and_a_run_makes_again_what_it_needs(copied, collect, strea
     outcome = conductor.run(branch, watch)
     assert outcome.built == {keys[2], plan.lines[0].keys[3]}
     assert any("weights made again, to the same bits" in text for text in watch.said)
-    assert store.generation(keys[2]) == former and not make_plan(branch).lost
+    again = store.generation(keys[2])
+    assert former.same_bits(again.files) and replace(again, files=former.files) == former, "the path of the base alone"
+    assert not make_plan(branch).lost
     assert clray("verify", "--storage", copied)[0] == 0
 
 
