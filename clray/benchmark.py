@@ -15,8 +15,9 @@ from clray import conductor
 from clray.conductor import Watcher
 from clray.errors import SpecError
 from clray.evaluation.transfer import transfers
+from clray.lineage.clock import now
 from clray.outcome import Outcome
-from clray.planner import make_plan, now
+from clray.planner import make_plan
 from clray.report import benchmark as page
 from clray.report.paper import Run, domains_csv, domains_latex, orders_csv, orders_latex
 from clray.spec import loading

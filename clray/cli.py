@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from clray import cli_lineage
+from clray.cli_parts import Json
+from clray.cli_parts import print_json as _print_json
+from clray.cli_parts import quiet_stdout as _quiet_stdout
 from clray.errors import Terminated, UserError
 
 
@@ -39,9 +40,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Keeps large language models current: a stream of stages in, recorded generations out.",
 )
+app.add_typer(cli_lineage.app)
 StreamFile = Annotated[Path, typer.Argument(help="the stream's YAML file")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings, say seed=1 method.replay.share=0.2")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="wait for a generation that another driver builds")]
 
 
@@ -278,24 +279,3 @@ def _load(path: Path, overrides: list[str] | None) -> Any:
     from clray.spec.loading import load
 
     return load(path, overrides or ())
-
-
-@contextmanager
-def _quiet_stdout(wanted: bool) -> Iterator[None]:
-    """Sends to standard error what Ray and others print on standard output, so that --json prints JSON alone."""
-    if not wanted:
-        yield
-        return
-    sys.stdout.flush()
-    out = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(out, 1)
-        os.close(out)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))

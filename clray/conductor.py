@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from clray import recording
 from clray.evaluation import tasks as examples
 from clray.evolving import judging, mining
-from clray.lineage import lease
+from clray.lineage import collected, lease
+from clray.lineage.clock import now
 from clray.lineage.generation import Generation
 from clray.outcome import Outcome, expert_scores, line_outcome
-from clray.planner import Line, Plan, PlannedStage, check_space, make_plan, now
+from clray.planner import Line, Plan, PlannedStage, check_space, make_plan
 from clray.preparation import order_of, prepare_stage
 from clray.recording import Recorder
 from clray.session import Session
@@ -72,7 +74,7 @@ def follow(
         planned = line.stages[index]
         with lease.hold(plan.store, planned.key, planned.stage.name, watch.say, wait):
             generation = plan.store.generation(planned.key)
-            if generation is None:
+            if generation is None or (planned.key in plan.lost and collected.note(plan.store, planned.key)):
                 generation = build(plan, line, planned, session, watch)
                 built.add(generation.key)
             recorder.record(line, generation)
@@ -159,9 +161,17 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
         lambda progress: watch.training(line.name, planned.stage.name, progress),
         lambda text: watch.say(f"{line.name} · {planned.stage.name}: {text}"),
     )
-    generation = recording.generation(planned, prepared, result)
-    plan.store.write_json(f"generations/{planned.key}/curve.json", result.curve)
+    generation = recording.generation(line, planned, prepared, result)
+    former = plan.store.generation(planned.key)
+    if former is not None and former.same_bits(generation.files):
+        generation = replace(former, files=generation.files)
+        watch.say(f"{line.name} · {planned.stage.name}: weights made again, to the same bits")
+    else:
+        if former is not None:
+            watch.say(f"{line.name} · {planned.stage.name}: weights made again, and not to the same bits as before")
+        plan.store.write_json(f"generations/{planned.key}/curve.json", result.curve)
     plan.store.commit(generation)
+    collected.unmark(plan.store, planned.key)
     checkpoint.clear(plan.store, planned.key)
     watch.say(
         f"{line.name} · {planned.stage.name}: generation {generation.short}, "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clray.errors import ModelError, StorageError, UserError
+from clray.lineage.finding import ancestry, by_key, listed
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store, file_digest
 from clray.spec.stream import Stream
@@ -86,27 +87,10 @@ def find(stream: Stream, wanted: str) -> Generation:
     found = store.generation(keys[number]) if number < len(keys) else None
     if found is None:
         raise ModelError(
-            f"generation '{wanted}' of stream '{stream.name}' is not built yet; there are {_listed(there)}. "
+            f"generation '{wanted}' of stream '{stream.name}' is not built yet; there are {listed(there)}. "
             "Run the stream first: clray run"
         )
     return found
-
-
-def by_key(store: Store, beginning: str) -> Generation:
-    """The one generation of the storage whose key begins so; ModelError where there is none, or several."""
-    found = [made for made in store.generations() if made.key.startswith(beginning)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ModelError(f"'{beginning}' begins several keys: {_listed(found)}; give more of it")
-    raise ModelError(
-        f"no generation '{beginning}' in storage '{store.root}'; there are {_listed(list(store.generations()))}"
-    )
-
-
-def _listed(generations: list[Generation]) -> str:
-    names = [f"{made.short} ({made.index}: {made.stage_name})" for made in generations]
-    return ", ".join(names[:8] + ["..."][: len(names) > 8]) or "none"
 
 
 def _model(
@@ -118,7 +102,7 @@ def _model(
     trust_remote_code: bool,
 ) -> dict[str, Any]:
     """Writes a complete model and its tokenizer to `folder`: merged, merged for one task, or one that selects."""
-    from clray.models.loading import load_model, whole_weights
+    from clray.models.loading import copy_tokenizer, load_model, whole_weights
     from clray.models.stack_export import model_of_task, recorded_weights, selects, write_selecting
 
     stored = _stored_precision(store, made)
@@ -135,7 +119,7 @@ def _model(
         shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
     else:
         _save(store, made, load_model(store, made.key, "fp32", trust_remote_code=trust_remote_code), folder, written)
-    _copy_tokenizer(store, made, folder)
+    copy_tokenizer(store, made.key, folder)
     return facts
 
 
@@ -153,7 +137,7 @@ def _adapter(store: Store, made: Generation, folder: Path, target: Path, trust_r
 
     Of a stack, each block is an adapter in a folder of its own.
     """
-    from clray.models.loading import require, whole_weights
+    from clray.models.loading import copy_tokenizer, require, whole_weights
     from clray.models.stack_export import write_blocks
     from clray.models.stack_kinds import is_stack
 
@@ -165,7 +149,7 @@ def _adapter(store: Store, made: Generation, folder: Path, target: Path, trust_r
     else:
         adapters = [folder]
         shutil.copytree(whole_weights(store, made), folder, dirs_exist_ok=True)
-    _copy_tokenizer(store, made, folder)
+    copy_tokenizer(store, made.key, folder)
     revision = below.training.get("revision")  # only a model of the hub has one
     if revision:
         base = {"base_model_name_or_path": below.training["source"], "revision": revision}
@@ -175,14 +159,6 @@ def _adapter(store: Store, made: Generation, folder: Path, target: Path, trust_r
     for config in (each / "adapter_config.json" for each in adapters):
         config.write_text(json.dumps(json.loads(config.read_text()) | base, indent=2, sort_keys=True))
     return {**facts, "base": {"key": below.key, "model": below.training["source"] if revision else "base"}}
-
-
-def _copy_tokenizer(store: Store, made: Generation, folder: Path) -> None:
-    from clray.models.loading import tokenizer_digest
-
-    for file in store.fetch(f"tokenizers/{tokenizer_digest(store, made.key)}").iterdir():
-        if file.name != "config.json":  # the model's own, which lies there for the tokenizer's sake
-            shutil.copyfile(file, folder / file.name)
 
 
 def _bottom(store: Store, made: Generation) -> Generation:
@@ -203,11 +179,6 @@ def _stored_precision(store: Store, made: Generation) -> str:
 
 def _note(store: Store, made: Generation, folder: Path, facts: dict[str, Any]) -> None:
     """Writes where the generation comes from, and the digest of each file beside."""
-    from clray.models.loading import require
-
-    line = [made]
-    while line[-1].parent is not None:
-        line.append(require(store, line[-1].parent))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     value = {
         "clray": metadata.version("clray"),
@@ -215,7 +186,7 @@ def _note(store: Store, made: Generation, folder: Path, facts: dict[str, Any]) -
         **facts,
         "lineage": [
             {"key": each.key, "index": each.index, "stage": each.stage_name, "kind": each.stage.get("kind")}
-            for each in line
+            for each in reversed(ancestry(store, made))
         ],
         "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
     }

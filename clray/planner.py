@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,8 @@ from clray.evaluation.tasks import TaskSpec
 from clray.evolving import judging
 from clray.evolving.round import RoundSpec, round_spec
 from clray.instructions import kept
+from clray.lineage import collected
+from clray.lineage.clock import now
 from clray.lineage.generation import Generation
 from clray.lineage.key import generation_key
 from clray.lineage.store import Store
@@ -121,9 +122,34 @@ class Plan:
 
     @cached_property
     def missing(self) -> list[PlannedStage]:
-        """Stages whose generation is not in the store, each key once, in the order they are built."""
-        wanted = {stage.key: stage for line in self.chains for stage in line.stages}
-        return [stage for key, stage in wanted.items() if self.store.generation(key) is None]
+        """Stages whose generation is to be built: not in the store, or without the weights that something needs. Each
+        key once, in the order they are built."""
+        return [stage for stage in self._stages.values() if stage.key in self._absent or stage.key in self.lost]
+
+    @cached_property
+    def lost(self) -> set[str]:
+        """Keys of generations whose weights were collected, and are needed: by a stage to train, a score to measure, or
+        another of them."""
+        gone = collected.all_of(self.store)
+        if not gone:
+            return set()
+        wanted = {key for key, _ in self.missing_cells}
+        for key, stage in reversed(self._stages.items()):
+            if key in self._absent or (key in gone and key in wanted):
+                wanted |= {stage.parent} | ({stage.generator.key} if stage.generator else set())
+            made = self.store.generation(key) if key in wanted else None
+            wanted |= {made.base} if made else set()
+        return wanted & gone & set(self._stages)
+
+    @cached_property
+    def _stages(self) -> dict[str, PlannedStage]:
+        """Every stage of every chain by its key, in the order they are built."""
+        return {stage.key: stage for line in self.chains for stage in line.stages}
+
+    @cached_property
+    def _absent(self) -> set[str]:
+        """Keys of the stages whose generation is not in the store."""
+        return {key for key in self._stages if self.store.generation(key) is None}
 
     @cached_property
     def missing_cells(self) -> list[tuple[str, TaskSpec]]:
@@ -423,11 +449,6 @@ def _task(stream: Stream, number: int, base: Base, store: Store) -> TaskSpec:
         context=task.context or longest,
         precision=stream.compute.precision,
     )
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def generation_of(plan: Plan, key: str) -> Generation:

@@ -11,12 +11,15 @@ from typing import Any
 
 from clray.evaluation.matrix import ScoreMatrix
 from clray.evaluation.metrics import continual_metrics
+from clray.instructions import kept
+from clray.lineage import notes
+from clray.lineage.clock import now
 from clray.lineage.environment import environment
 from clray.lineage.generation import Generation
 from clray.lineage.key import digest
-from clray.lineage.ledger import Ledger, default_tracking
+from clray.lineage.ledger import Ledger, default_tracking, redact
 from clray.outcome import LineOutcome, Outcome, expert_scores
-from clray.planner import Line, Plan, PlannedStage, now
+from clray.planner import Line, Plan, PlannedStage
 from clray.preparation import PreparedStage
 from clray.report.page import write_report
 from clray.spec import loading
@@ -24,8 +27,8 @@ from clray.summary import summarise
 from clray.train.order import StageResult
 
 
-def generation(planned: PlannedStage, prepared: PreparedStage, result: StageResult) -> Generation:
-    """The record of the generation that the stage made."""
+def generation(line: Line, planned: PlannedStage, prepared: PreparedStage, result: StageResult) -> Generation:
+    """The record of the generation that the stage of the line made."""
     flops, seconds = prepared.cost.flops, max(result.training["seconds"], 1e-9)
     return Generation(
         key=planned.key,
@@ -46,6 +49,7 @@ def generation(planned: PlannedStage, prepared: PreparedStage, result: StageResu
             "seed": planned.seed,
             "replay": planned.recipe.resolved["replay"],
             "draws": [draw.receipt() for draw in prepared.draws],
+            **({"replay_kept": kept.identity(planned.replay)} if planned.replay["kind"] == "inscl" else {}),
             **({"pseudo": planned.pseudo.receipt()} if planned.pseudo else {}),
             **({"round": planned.round.receipt()} if planned.round else {}),
         },
@@ -58,6 +62,7 @@ def generation(planned: PlannedStage, prepared: PreparedStage, result: StageResu
         environment=environment(),
         files=result.files,
         created=now(),
+        run={"stream": line.stream.name, "spec": notes.mark(loading.to_yaml(line.stream))},
     )
 
 
@@ -80,6 +85,9 @@ class Recorder:
         stream = self._plan.stream
         identity = digest([line.keys for line in self._plan.lines])
         self._run = self._ledger.open_stream(identity, stream.name, loading.to_yaml(stream), loading.dump(stream))
+        tracking = stream.tracking and redact(stream.tracking)
+        for spec in dict.fromkeys(loading.to_yaml(line.stream) for line in self._plan.chains):
+            notes.keep(self._plan.store, stream.name, spec, tracking)
         self._stack.enter_context(self._ledger.system_metrics(self._run))
 
     def __exit__(self, kind: Any, *_: object) -> None:

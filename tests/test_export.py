@@ -10,7 +10,8 @@ import torch
 
 import clray
 from clray.errors import ModelError, StorageError, UserError
-from clray.exporting import by_key, find
+from clray.exporting import find
+from clray.lineage.finding import by_key
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.models.loading import load_model, load_tokenizer, tokenizer_digest, trainable_model

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+ADAPTER_CONFIG = "weights/adapter_config.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
@@ -27,6 +29,8 @@ class Generation:
         environment: versions of Python and packages, device, platform.
         files: relative path -> SHA-256 of each file of the generation.
         created: UTC time, ISO 8601.
+        run: name and digest of the stream's file that made it (see `lineage.notes`): workers, devices, attention. None
+            of it decides the result beyond rounding; with it the record alone suffices to make the generation again.
     """
 
     key: str
@@ -43,6 +47,7 @@ class Generation:
     environment: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    run: dict[str, Any] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
@@ -53,6 +58,12 @@ class Generation:
     def complete(self) -> bool:
         """Whether the weights need no other generation below them."""
         return self.base == self.key
+
+    def same_bits(self, files: dict[str, str]) -> bool:
+        """Whether `files` are those of this generation. A PEFT adapter's configuration does not count: it names the
+        folder of the model below, and all else in it stands in the recipe."""
+        names = {*files, *self.files}
+        return all(files.get(n) == self.files.get(n) or (n == ADAPTER_CONFIG and n in files) for n in names)
 
     def files_below(self, folder: str) -> dict[str, str]:
         """Name -> SHA-256 of the generation's files in that folder of its own."""

@@ -51,6 +51,34 @@ def hold(store: Store, key: str, what: str, say: Callable[[str], None], wait: bo
         lease.release()
 
 
+def builders(store: Store) -> list[str]:
+    """Who builds a generation of the store right now, in words. In an object store a claim counts while it is young by
+    this machine's clock."""
+    names = [name.removesuffix(".json") for name in store.list("leases") if not name.endswith(".lock")]
+    holders = (_lock_holder(store, key) if store.local else _claim_holder(store, key) for key in names)
+    return [f"generation {key[:10]} by {_name(holder)}" for key, holder in zip(names, holders, strict=True) if holder]
+
+
+def _lock_holder(store: Store, key: str) -> dict[str, Any] | None:
+    """Who holds the lock; None where nobody does, and the note is of one that died."""
+    import filelock
+
+    try:
+        with filelock.FileLock(store.path(f"leases/{key}.lock"), timeout=0):
+            return None
+    except filelock.Timeout:
+        found: dict[str, Any] | None = store.read_json(f"leases/{key}.json")
+        return found
+
+
+def _claim_holder(store: Store, key: str) -> dict[str, Any] | None:
+    young = time.time_ns() - TTL_SECONDS * 1e9
+    claims = [
+        store.read_json(f"leases/{key}/{i.base_name}") for i in store.files(f"leases/{key}") if i.mtime_ns > young
+    ]
+    return next((claim for claim in claims if claim), None)
+
+
 def _me() -> dict[str, Any]:
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}

@@ -61,7 +61,7 @@ class Experiment:
         experiment = self.client.get_experiment_by_name(self.stream)
         if experiment is None:
             return iter(())
-        return _all(
+        return all_pages(
             self.client.search_runs,
             experiment_ids=[experiment.experiment_id],
             filter_string=f"tags.`{tag}` = '{value}'",
@@ -75,7 +75,7 @@ class Experiment:
 
     def versions(self) -> Iterator[Any]:
         """All registered versions."""
-        return _all(self.client.search_model_versions, filter_string=f"name = '{self.stream}'")
+        return all_pages(self.client.search_model_versions, filter_string=f"name = '{self.stream}'")
 
     def aliases(self) -> dict[str, str] | None:
         """Alias -> version; None where nothing is registered yet."""
@@ -161,7 +161,8 @@ class Experiment:
             )
 
 
-def _all(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+def all_pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """Everything that an MLflow search finds, page by page."""
     token = None
     while True:
         page = search(**query, page_token=token)

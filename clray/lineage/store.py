@@ -16,6 +16,8 @@
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
     scratch/              rows on their way to their part, removed at once; see data/shuffle.py
     leases/               who builds a generation right now, see lineage/lease.py
+    streams/              the streams that wrote here, see lineage/notes.py
+    collected/            generations whose weights are gone, see lineage/collected.py
 
 A folder without its last file does not exist: whatever is killed half-way is simply made again. Digests of
 what is written stand in that last file, and are compared when it is read.
@@ -30,7 +32,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,8 @@ class Store:
 
     def read_bytes(self, relative: str) -> bytes:
         """Content of the file; FileNotFoundError where it is not there."""
+        if self.local:
+            return Path(self.path(relative)).read_bytes()
         with self.fs.open_input_stream(self.path(relative)) as stream:
             return bytes(stream.read())
 
@@ -128,10 +132,12 @@ class Store:
 
         A file that another process deletes between the look and the reading is none.
         """
-        if not self.exists(relative):
+        if not self.local and not self.exists(relative):
             return None
         try:
             return json.loads(self.read_bytes(relative))
+        except FileNotFoundError:
+            return None
         except OSError:
             if self.exists(relative):
                 raise
@@ -159,10 +165,26 @@ class Store:
         folder = self.fetch(relative)
         return sorted(name for name, sha256 in digests.items() if file_digest(folder / name) != sha256)
 
+    def sha256(self, relative: str) -> str:
+        """SHA-256 of the file as it lies in the store, not in a cache of this machine; empty where there is none."""
+        content = hashlib.sha256()
+        try:
+            with self.fs.open_input_stream(self.path(relative)) as stream:
+                while block := stream.read(1 << 22):
+                    content.update(block)
+        except FileNotFoundError:
+            return ""
+        return content.hexdigest()
+
     def list(self, relative: str) -> list[str]:
         """Sorted names of the entries of the folder; empty where there is none."""
         selector = fs.FileSelector(self.path(relative), allow_not_found=True)
         return sorted(info.base_name for info in self.fs.get_file_info(selector))
+
+    def files(self, relative: str) -> Sequence[fs.FileInfo]:
+        """The files below the folder, at any depth; none where there is no such folder."""
+        selector = fs.FileSelector(self.path(relative), recursive=True, allow_not_found=True)
+        return [info for info in self.fs.get_file_info(selector) if info.is_file]
 
     def upload(self, folder: str | Path, relative: str) -> dict[str, str]:
         """Copies the files below `folder` to `relative`; returns relative path -> SHA-256."""
@@ -178,8 +200,7 @@ class Store:
         """Local folder with the files of `relative`: the folder itself, or a cached copy of a remote one."""
         if self.local:
             return Path(self.path(relative))
-        cache = Path(os.environ.get("CLRAY_CACHE", Path.home() / ".cache" / "clray")) / "fetched"
-        target = cache / hashlib.sha256(self.path(relative).encode()).hexdigest()[:16]
+        target = cache_folder() / "fetched" / hashlib.sha256(self.path(relative).encode()).hexdigest()[:16]
         if not target.exists():
             partial = target.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
             partial.mkdir(parents=True)  # an object store has no folders that would be made with their files
@@ -222,6 +243,11 @@ class Store:
     def write_score(self, key: str, task: str, score: dict[str, Any]) -> None:
         """Keeps a cell of the score matrix."""
         self.write_json(f"scores/{key}/{task}.json", score)
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps copies of what lies in stores: CLRAY_CACHE, else below the home folder."""
+    return Path(os.environ.get("CLRAY_CACHE", Path.home() / ".cache" / "clray"))
 
 
 def file_digest(path: Path) -> str:

@@ -47,7 +47,7 @@ def prepare_base(stream: Stream, store: Store, created: str) -> Base:
     with tempfile.TemporaryDirectory(prefix="clray-base-") as scratch:
         builtin = stream.model.base.startswith("builtin:")
         folder = _builtin(stream, Path(scratch)) if builtin else local_folder(stream.model.base, stream.model.revision)
-        generation = _commit(folder, stream, store, created)
+        generation = commit_base(folder, stream.model, store, created)
     if stream.model.base.startswith("builtin:"):
         store.write_json(_note(stream, store), {"key": generation.key})
     return _described(generation)
@@ -102,7 +102,8 @@ def local_folder(name: str, revision: str | None, what: str = "base model") -> P
         ) from error
 
 
-def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generation:
+def commit_base(folder: Path, model: Model, store: Store, created: str) -> Generation:
+    """The Hugging Face model in the folder as committed generation 0; ModelError where it cannot be one."""
     from transformers import AutoConfig
 
     weights = sorted(folder.glob("*.safetensors"))
@@ -114,10 +115,10 @@ def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generat
             "with save_pretrained(..., safe_serialization=True)"
         )
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=stream.model.trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     except (ValueError, OSError) as error:
         raise ModelError(f"base model '{folder}': {error}") from error
-    tokenizer_digest = _keep_tokenizer(folder, stream, store)
+    tokenizer_digest = _keep_tokenizer(folder, model, store)
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".bin"]
     digests = {path.name: _sha256(path) for path in files}
     shaping = {name: value for name, value in digests.items() if name.endswith((".safetensors", ".json", ".py"))}
@@ -126,7 +127,7 @@ def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generat
     if known:
         return known
     for path in files:
-        _place(path, store, f"generations/{key}/weights/{path.name}")
+        place(path, store, f"generations/{key}/weights/{path.name}")
     generation = Generation(
         key=key,
         parent=None,
@@ -135,8 +136,8 @@ def _commit(folder: Path, stream: Stream, store: Store, created: str) -> Generat
         base=key,
         created=created,
         training={
-            "source": stream.model.base,
-            "revision": _revision(folder, stream.model),
+            "source": model.base,
+            "revision": _revision(folder, model),
             "tokenizer_digest": tokenizer_digest,
             "max_positions": getattr(config, "max_position_embeddings", None),
             "shape": model_shape(config, count_parameters(weights)),
@@ -152,12 +153,12 @@ def _revision(folder: Path, model: Model) -> str | None:
     return folder.name if folder.parent.name == "snapshots" and not Path(model.base).expanduser().is_dir() else None
 
 
-def _keep_tokenizer(folder: Path, stream: Stream, store: Store) -> str:
+def _keep_tokenizer(folder: Path, model: Model, store: Store) -> str:
     """Checks the tokenizer, keeps its files under their digest, and returns it."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=stream.model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     except Exception as error:
         raise ModelError(f"base model '{folder}': its tokenizer cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -178,7 +179,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _place(path: Path, store: Store, relative: str) -> None:
+def place(path: Path, store: Store, relative: str) -> None:
     """Copies the file into the store; a hard link would let an edit of the original change history."""
     if store.local:
         target = Path(store.path(relative))

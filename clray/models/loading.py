@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from clray.errors import ModelError, StorageError
+from clray.lineage import collected
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.models import (
@@ -69,6 +71,13 @@ def require(store: Store, key: str) -> Generation:
 
 def whole_weights(store: Store, generation: Generation) -> Path:
     """Local folder with the generation's weights; StorageError where a file is not what was written."""
+    gone = collected.note(store, generation.key)
+    if gone:
+        raise StorageError(
+            f"generation {generation.short} ({generation.stage_name}) has no weights any more: clray gc removed them "
+            f"on {gone['collected'][:10]}. Make them again from the record with 'clray reproduce {generation.short} "
+            "--restore'; clray run does so by itself where a stage needs them."
+        )
     digests = generation.files_below("weights")
     folder = f"generations/{generation.key}/weights"
     damaged = store.damaged(folder, digests)
@@ -86,6 +95,14 @@ def tokenizer_digest(store: Store, key: str) -> str:
     while generation.parent is not None:
         generation = require(store, generation.parent)
     return str(generation.training["tokenizer_digest"])
+
+
+def copy_tokenizer(store: Store, key: str, folder: Path) -> None:
+    """Puts the files of the generation's tokenizer into the folder, byte by byte: saved anew, they would hold traces of
+    the environment (`local_files_only`)."""
+    for file in store.fetch(f"tokenizers/{tokenizer_digest(store, key)}").iterdir():
+        if file.name != "config.json":  # the model's own, which lies there for the tokenizer's sake
+            shutil.copyfile(file, folder / file.name)
 
 
 def trainable_model(

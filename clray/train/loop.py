@@ -13,7 +13,7 @@ from clray.data.batches import BatchPlan, PackedShards, plan_batches
 from clray.data.manifest import Manifest
 from clray.lineage.store import Store
 from clray.models import stacks
-from clray.models.loading import load_tokenizer, require, tokenizer_digest, trainable_model
+from clray.models.loading import copy_tokenizer, require, trainable_model
 from clray.train import carry, remember
 from clray.train import engine as engines
 from clray.train.context import Context
@@ -58,13 +58,14 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
         memory = remember.record(model, own, kept, context.device)
     files = _write(engine, store, order, context, below, memory, table)
     moments = carry.keep(engine, store, order.key, context) if order.keep_state else {}
+    carried = {carry.STEPS: behind + plan.steps} if moments else {}
     engine.destroy()
     return StageResult(
         key=order.key,
         base=below or order.key,
         files=files | moments,
         curve=run.curve,
-        training=_summary(run, model, shards, plan) | ({carry.STEPS: behind + plan.steps} if moments else {}),
+        training=_summary(run, model, shards, plan, context.world) | carried,
     )
 
 
@@ -145,13 +146,13 @@ def _write(
         engines.save_weights(engine, Path(scratch), context.rank, base, memory, table)
         if context.rank:
             return {}
-        load_tokenizer(store, tokenizer_digest(store, order.parent), order.trust_remote_code).save_pretrained(scratch)
+        copy_tokenizer(store, order.parent, Path(scratch))
         digests = store.upload(scratch, f"generations/{order.key}/weights")
     return {f"weights/{name}": value for name, value in digests.items()}
 
 
-def _summary(run: Running, model: Any, shards: PackedShards, plan: BatchPlan) -> dict[str, Any]:
-    """Steps, tokens, targets, losses and the parameters that were trained."""
+def _summary(run: Running, model: Any, shards: PackedShards, plan: BatchPlan, world: int) -> dict[str, Any]:
+    """Steps, tokens, targets, losses, the parameters that were trained, and what decides how sums are rounded."""
     rows = np.concatenate([plan.rows(step) for step in range(plan.steps)])
     trained = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
     every = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
@@ -167,4 +168,6 @@ def _summary(run: Running, model: Any, shards: PackedShards, plan: BatchPlan) ->
         "last_loss": float(np.mean([point["loss"] for point in run.curve[-tenth:]])),
         "parameters": every,
         "trained_parameters": trained,
+        "workers": world,
+        "threads": torch.get_num_threads(),
     }
