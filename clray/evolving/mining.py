@@ -15,6 +15,7 @@ from clray.data.manifest import Manifest, Part
 from clray.data.questions import Question
 from clray.data.sources import open_source
 from clray.errors import DataError
+from clray.evaluation import exam
 from clray.evaluation.actors import ScoringPool
 from clray.evaluation.evolution import Kind, Result, kind_of
 from clray.evolving.gathering import Gathered, gather, knowledge_of
@@ -32,7 +33,7 @@ Watch = Callable[[int, int], None]
 
 def ready(spec: RoundSpec, store: Store) -> None:
     """Reads and checks the questions, cuts and indexes the knowledge: all that needs no trained generation."""
-    questions.read(spec.questions, store)
+    exam.sheets(records.tokenizer(spec.tokenizer), questions.read(spec.questions, store), spec.exam)
     if spec.general:
         records.read(spec.general, "instruct")
     if spec.round.control in SEARCHING and spec.round.knowledge.retriever.kind == "bm25":
