@@ -185,7 +185,7 @@ def work(stream_file: Path) -> None:
     connect(stream)
     records.prepare(plan.lines[0].stages[1].own, plan.store)
     print("phase rest", flush=True)
-    time.sleep(2)
+    time.sleep(5)
     print("phase records", flush=True)
     tokens = records.prepare(plan.lines[0].stages[0].own, plan.store).tokens
     print("phase mixture", flush=True)
