@@ -129,7 +129,7 @@ def test_an_order_permutes_the_stages(stream):
     value = loading.dump(stream)
     reverse = loading.validate({**value, "order": "reverse"})
     assert [stage.name for stage in reverse.sequence] == ["count", "last", "first"]
-    assert reverse.learned_at("first") == 3
+    assert make_plan(reverse).lines[0].learned_at("first") == 3
     keys = [
         make_plan(loading.validate({**value, "order": list(order)})).lines[0].keys
         for order in (ASKS, ["last", "first", "count"])
@@ -147,5 +147,5 @@ def test_plain_text_has_no_instructions_to_weigh(stream, tmp_path):
     value = json.loads(json.dumps(loading.dump(stream)))
     write_lines(tmp_path / "text.jsonl", [{"text": "red green"}])
     value["stages"][0] |= {"kind": "pretrain", "data": [{"source": f"{tmp_path}/text.jsonl"}]}
-    with pytest.raises(SpecError, match="'first' is plain text"):
+    with pytest.raises(SpecError, match="'first' has plain text"):
         make_plan(loading.validate(value))
