@@ -77,7 +77,7 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
     if known:
         return known
     units = [unit for source in spec.sources for unit in source.units]
-    encode = functools.partial(_encoded, units=units, spec=spec, store=store)
+    encode = functools.partial(_encoded, units=units, spec=spec, num_parts=spec.num_parts, store=store)
     write = functools.partial(_write_unique, store=store, folder=folder)
     parts = by_part(len(units), encode, spec.num_parts, write, store)
     left_out = {name: sum(part.pop(name) for part in parts) for name in ("duplicates", "overlong")}
@@ -212,7 +212,7 @@ def tokenizer_here(folder: str, mark: str, store: Store) -> Any:
     return tokenizer(folder if store.local else str(store.fetch(f"tokenizers/{mark}")))
 
 
-def _encoded(number: int, units: list[Unit], spec: RecordSpec, store: Store) -> Iterator[pa.Table]:
+def _encoded(number: int, units: list[Unit], spec: RecordSpec, num_parts: int, store: Store) -> Iterator[pa.Table]:
     """Token ids and targets of a unit's records (none where one is left out), with digest and part."""
     encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, store)
     rows: list[formatting.Encoded] = []
@@ -223,10 +223,10 @@ def _encoded(number: int, units: list[Unit], spec: RecordSpec, store: Store) -> 
         rows.append(_encode(encoder, record, spec, place) or formatting.Encoded([], []))
         waiting += len(rows[-1].ids) + 1
         if waiting >= TOKENS_PER_TABLE:
-            yield _record_table(rows, instructions, spec.num_parts)
+            yield _record_table(rows, instructions, num_parts)
             rows, instructions, waiting = [], [], 0
     if rows:
-        yield _record_table(rows, instructions, spec.num_parts)
+        yield _record_table(rows, instructions, num_parts)
 
 
 def _encode(encoder: Any, record: dict[str, Any], spec: RecordSpec, place: str) -> formatting.Encoded | None:
