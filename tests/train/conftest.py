@@ -75,7 +75,7 @@ def train_line(stream, alone):
             if plan.store.generation(planned.key) is None:
                 prepared = prepare_stage(planned, plan.store, line)
                 results.append(train_stage(order_of(prepared, line, plan.store), context))
-                plan.store.commit(recording.generation(planned, prepared, results[-1]))
+                plan.store.commit(recording.generation(line, planned, prepared, results[-1]))
         return plan, results
 
     return run

@@ -73,7 +73,7 @@ def chain(three, alone, tmp_path_factory):
             prepared = prepare_stage(planned, plan.store, line)
             order = order_of(prepared, line, plan.store)
             result = train_stage(order, context)
-            plan.store.commit(recording.generation(planned, prepared, result))
+            plan.store.commit(recording.generation(line, planned, prepared, result))
             made = order, result
         if storage is None:
             known[asked] = made, plan
