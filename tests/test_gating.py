@@ -1,4 +1,4 @@
-"""The planner follows verdicts: who becomes a parent, which tries there are, what they replay. No Ray, nothing trained."""
+"""The planner follows verdicts: who becomes a parent, which tries there are, what they replay."""
 
 import pytest
 
@@ -98,9 +98,7 @@ def test_a_verdict_answers_its_own_question_alone(stream):
     assert question("tasks.x.limit=2") != asked, "x was taught before"
     assert question("tasks.z.limit=2") == asked, "z is still to come"
     assert question("tasks.p.limit=2") != asked, "p is of the limited group"
-    assert question("tasks.p.group=knowledge", "gate={max_forgetting: 0.1}") == question(
-        "gate={max_forgetting: 0.1}"
-    )
+    assert question("tasks.p.group=knowledge", "gate={max_forgetting: 0.1}") == question("gate={max_forgetting: 0.1}")
     control = plan_of(stream, "controls={same: {}}").lines[1].stages[1]
     assert control.key == plan.lines[0].stages[1].key and control.gate.question != asked
 

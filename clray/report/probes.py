@@ -136,7 +136,9 @@ def _kind_map(line: Line, found: list[Effect], limits: dict[Unit, float]) -> Pro
             sum(one == kind for one in kinds),
             kind,
             [
-                _shaded(Unit(e.metric), mean.get(kind), f"{kind} stages, mean step of {e.group}", limits[Unit(e.metric)])
+                _shaded(
+                    Unit(e.metric), mean.get(kind), f"{kind} stages, mean step of {e.group}", limits[Unit(e.metric)]
+                )
                 for e, mean in zip(found, means, strict=True)
             ],
         )

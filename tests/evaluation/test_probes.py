@@ -28,8 +28,8 @@ def test_deltas_are_against_the_base_and_named_after_trace():
 
 
 def test_steps_leave_out_what_the_stage_itself_teaches():
-    """general, row 1: ((0.3-0.2) + (0.3-0.5))/2 = -0.05; row 2, without quiz: 0.4-0.3 = 0.1. knowledge, row 1: the stage
-    teaches its one task, so nothing; row 2: -(1.5-1.0) = -0.5."""
+    """general, row 1: ((0.3-0.2) + (0.3-0.5))/2 = -0.05; row 2, without quiz: 0.4-0.3 = 0.1. knowledge, row 1: its
+    one task is taught there, so nothing; row 2: -(1.5-1.0) = -0.5."""
     found = {effect.group: effect for effect in effects(MATRIX)}
     assert found["general"].steps == (None, pytest.approx(-0.05), pytest.approx(0.1))
     assert found["general"].deltas == (0.0, pytest.approx(-0.05), pytest.approx(0.3))

@@ -47,8 +47,20 @@ def test_rounding_is_no_fall():
     ("settings", "attempt", "can_replay", "decision", "then"),
     [
         ({"on_fail": "stop"}, 0, True, Decision.STOP, "the line ends here"),
-        ({"on_fail": "raise_replay"}, 0, True, Decision.RAISE_REPLAY, "trained again with 2 times the replay, try 2 of 3"),
-        ({"on_fail": "raise_replay"}, 1, True, Decision.RAISE_REPLAY, "trained again with 4 times the replay, try 3 of 3"),
+        (
+            {"on_fail": "raise_replay"},
+            0,
+            True,
+            Decision.RAISE_REPLAY,
+            "trained again with 2 times the replay, try 2 of 3",
+        ),
+        (
+            {"on_fail": "raise_replay"},
+            1,
+            True,
+            Decision.RAISE_REPLAY,
+            "trained again with 4 times the replay, try 3 of 3",
+        ),
         ({"on_fail": "raise_replay"}, 2, True, Decision.REJECT, "try 3 of 3 was the last, and the next stage"),
         ({"on_fail": "raise_replay"}, 0, False, Decision.REJECT, "no earlier stage can be replayed more, and the next"),
     ],
