@@ -218,7 +218,9 @@ def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Record
     verdicts.keep(plan.store, planned.key, asked.question, asked.stream, asked.line, verdict)
     if verdict.accepted:
         return line
-    return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+    onward = next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+    assert planned.key not in onward.keys, "a rejected generation is no parent"
+    return onward
 
 
 def examining(planned: PlannedStage, watch: Watcher) -> mining.Watch:

@@ -14,6 +14,7 @@ from clray.console_evolving import show_evolution
 from clray.console_gate import show_probes_and_gates
 from clray.evaluation.matrix import ScoreMatrix
 from clray.lineage.generation import Generation
+from clray.lineage.verdicts import REJECTED
 from clray.outcome import Outcome
 from clray.train.order import Progress as StageProgress
 
@@ -166,6 +167,8 @@ def show_generations(rows: list[tuple[Generation, dict[str, Any]]]) -> None:
 def _label(generation: Generation, facts: dict[str, Any]) -> str:
     tokens = generation.training.get("tokens")
     parts = [f"[bold]{generation.stage_name}[/] [dim]{generation.short}[/]", generation.stage.get("kind", "")]
+    if facts.get("gate"):
+        parts.append(f"[{'red' if facts['gate'] == REJECTED else 'dim'}]{facts['gate']}[/]")
     if tokens:
         parts.append(f"{tokens:,} tokens, {generation.training['seconds']:.0f} s")
     if facts.get("version"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from clray.errors import SpecError
 from clray.evaluation.matrix import ScoreMatrix
@@ -89,7 +89,10 @@ def raised(recipe: Recipe, gate: Gate | None, attempt: int) -> Recipe:
     if replay.get("share") is not None:
         replay["share"] = round(replay["share"] * factor, 9)
     replay |= {name: round(replay[name] * factor) for name in COUNTS if replay.get(name) is not None}
-    return replace(recipe, resolved={**recipe.resolved, "replay": replay})
+    return Recipe(
+        resolved={**recipe.resolved, "replay": replay},
+        inheritance={**recipe.inheritance, "replay": (replay, "gate")},
+    )
 
 
 def verdict_of(asked: GateSpec | None, key: str, store: Store) -> Verdict | None:

@@ -108,10 +108,11 @@ class Line:
         learned, evaluation = self.learned_at(task), self.stream.evaluation
         if self.role != "chain":
             return self.role == "expert" and learned == index
-        gated = any(stage.gate for stage in (*self.stages, *self.rejected))
-        if gated or index in (0, len(self.stages)) or index % evaluation.every == 0:
+        if index in (0, len(self.stages)) or index % evaluation.every == 0:
             return True
-        return learned is not None and index - evaluation.window < learned <= index
+        if learned is not None and index - evaluation.window < learned <= index:
+            return True
+        return any(stage.gate for stage in (*self.stages, *self.rejected))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,8 +119,7 @@ class Recorder:
 
     def judge(self, line: Line, planned: PlannedStage, verdict: Verdict) -> None:
         """Marks the generation with what its gate decided. A rejected one has its scores in its own run alone."""
-        newest = verdict.accepted and self._is_main(line)
-        self._ledger.judge(planned.key, str(verdict.decision), verdict.why, newest)
+        self._ledger.judge(planned.key, str(verdict.decision), verdict.why, verdict.accepted, self._is_main(line))
         if not verdict.accepted:
             matrix = score_matrix(self._plan, line).upto(planned.index)
             metrics = continual_metrics(matrix, expert_scores(self._plan))
@@ -130,9 +129,9 @@ class Recorder:
         """Writes each generation's row of the score matrix, and the continual metrics as far as it reaches."""
         singles = expert_scores(self._plan)
         for index, key in enumerate(line.keys):
-            row = self._row(key)
-            if row and (self._is_main(line) or index):
-                self._ledger.score(key, row, index, continual_metrics(outcome.matrix.upto(index), singles))
+            row, main = self._row(key), self._is_main(line)
+            if row and (main or index):
+                self._ledger.score(key, row, index, continual_metrics(outcome.matrix.upto(index), singles), above=main)
 
     def publish(self, outcome: Outcome) -> None:
         """Writes the report, the outcome and the plan below the store, and hands them to MLflow."""

@@ -91,15 +91,18 @@ class Ledger:
         return version
 
     @translated
-    def judge(self, key: str, decision: str, why: str, newest: bool) -> None:
-        """Marks the recorded generation with its gate's decision; with `newest` it may take the alias."""
+    def judge(self, key: str, decision: str, why: str, accepted: bool, latest: bool) -> None:
+        """Marks the recorded generation with its gate's decision. One that the stream's main line (`latest`) accepts may
+        take the alias; what a control says of a generation of the main line is not written."""
         run, version = self._book.run("clray.key", key), self._book.version(key)
+        if not latest and run.data.tags["clray.line"] == "main":
+            return
         for name, text in (("clray.gate", decision), ("clray.gate_why", why)):
             if run.data.tags.get(name) != text:
                 self._book.client.set_tag(run.info.run_id, name, text, synchronous=True)
             if version.tags.get(name) != text:
                 self._book.client.set_model_version_tag(self._book.stream, version.version, name, text)
-        if newest:
+        if accepted and latest:
             known = run.data.tags.get("clray.gate") == decision
             self._move_alias(int(run.data.tags["clray.index"]), str(version.version), known)
 
