@@ -2,11 +2,13 @@
 
 import pytest
 
+from clray import gating
 from clray.errors import SpecError
 from clray.lineage import verdicts
 from clray.lineage.gate import Decision, Verdict
 from clray.planner import make_plan
 from clray.spec import loading
+from clray.spec.recipe import resolve
 from texts import texts, write_lines
 
 RAISING = "gate={max_forgetting: 0.1, on_fail: raise_replay}"
@@ -130,3 +132,31 @@ def test_rows_are_raised_too(stream):
     say(plan, plan.lines[0].stages[1], Decision.RAISE_REPLAY)
     again = plan_of(stream, RAISING, "method.replay={kind: balanced, rows: 3}", "gate.raise_by=1.5").lines[0].stages[1]
     assert again.recipe.resolved["replay"]["rows"] == 4
+
+
+def evolving(control="none"):
+    return loading.loads(f"""
+name: rounds
+stages:
+  - name: facts
+    kind: evolve
+    gate: {{max_forgetting: 0.1}}
+    evolve: {{questions: q.jsonl, knowledge: {{sources: k.jsonl}}, rounds: 2, control: {control}}}
+  - {{name: text, kind: pretrain, data: t.jsonl}}
+""")
+
+
+def test_further_rounds_are_not_tried_after_a_rejected_one():
+    """The second round would learn from the same mistakes of the same parent again."""
+    first, *waiting = [(stage, 0) for stage in evolving().sequence]
+    assert [stage.name for stage, _ in gating.after(Decision.REJECT, *first, waiting)] == ["text"]
+    again = gating.after(Decision.RAISE_REPLAY, *first, waiting)
+    assert [(stage.name, tries) for stage, tries in again] == [("facts.1", 1), ("facts.2", 0), ("text", 0)]
+    assert gating.after(Decision.STOP, *first, waiting) == []
+
+
+def test_a_round_of_two_generations_has_no_gate():
+    stream = evolving("cpt_then_cit")
+    stage = stream.sequence[0]
+    with pytest.raises(SpecError, match="stage 'facts': a gate judges whole rounds"):
+        gating.check_gate(stage, stream.gate_of(stage), resolve(stream, stage, {}, first=True), first=True)
