@@ -70,6 +70,8 @@ def follow(
     of a stage that ended early, without what was rejected, with further tries."""
     recorder.record(line, line.base.generation)
     measure(plan, line, 0, session, watch)
+    for planned in line.rejected:
+        stand_by(plan, line, planned, recorder)
     index = 0
     while index < len(line.stages):
         planned = line.stages[index]
@@ -221,6 +223,16 @@ def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Record
     onward = next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
     assert planned.key not in onward.keys, "a rejected generation is no parent"
     return onward
+
+
+def stand_by(plan: Plan, line: Line, planned: PlannedStage, recorder: Recorder) -> None:
+    """Records again what an earlier run rejected, so that it is the last word on it, whatever was said in between."""
+    asked, generation = planned.gate, plan.store.generation(planned.key)
+    verdict = gating.verdict_of(asked, planned.key, plan.store)
+    if asked and verdict and generation:
+        recorder.record(line, generation)
+        recorder.judge(line, planned, verdict)
+        verdicts.keep(plan.store, planned.key, asked.question, asked.stream, asked.line, verdict)
 
 
 def examining(planned: PlannedStage, watch: Watcher) -> mining.Watch:

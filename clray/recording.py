@@ -17,7 +17,7 @@ from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
 from clray.lineage.key import digest
 from clray.lineage.ledger import Ledger, default_tracking, redact
-from clray.outcome import LineOutcome, Outcome, expert_scores, score_matrix
+from clray.outcome import LineOutcome, Outcome, expert_scores
 from clray.planner import Line, Plan, PlannedStage
 from clray.preparation import PreparedStage
 from clray.report.page import write_report
@@ -100,7 +100,7 @@ class Recorder:
         store = self._plan.store
         if made.key in self.versions:
             return
-        waits = any(stage.key == made.key and stage.gate for stage in line.stages)
+        waits = any(stage.key == made.key and stage.gate for stage in (*line.stages, *line.rejected))
         artifacts = {
             "generation.json": made.to_dict(),
             "receipt.json": made.receipt,
@@ -121,9 +121,7 @@ class Recorder:
         """Marks the generation with what its gate decided. A rejected one has its scores in its own run alone."""
         self._ledger.judge(planned.key, str(verdict.decision), verdict.why, verdict.accepted, self._is_main(line))
         if not verdict.accepted:
-            matrix = score_matrix(self._plan, line).upto(planned.index)
-            metrics = continual_metrics(matrix, expert_scores(self._plan))
-            self._ledger.score(planned.key, self._row(planned.key), planned.index, metrics, above=False)
+            self._ledger.score(planned.key, self._row(planned.key), planned.index, {}, above=False)
 
     def score(self, outcome: LineOutcome, line: Line) -> None:
         """Writes each generation's row of the score matrix, and the continual metrics as far as it reaches."""

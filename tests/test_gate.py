@@ -116,12 +116,12 @@ def test_the_lineage_shows_both(outcome, stream):
     assert rows[rejected.key]["scores"]["old/bits_per_byte"] == outcome.line.rejected[0].scores["old"]
     assert rows[outcome.line.generations[3].key]["aliases"] == ["newest"]
     kept = reasons_to_keep(archive.entries, archive.names)
-    assert rejected.key not in kept and outcome.lines[2].generations[1].key in kept
+    assert rejected.key not in kept and outcome.line.generations[3].key in kept
 
 
 def test_a_rejected_generation_is_not_promoted_but_by_force(outcome):
     rejected, archive = outcome.line.rejected[0].generation, Archive(outcome.plan.store.root)
-    with pytest.raises(UserError, match=r"did not pass its gate: line 'stream' of stream 'gated'.*above the limit"):
+    with pytest.raises(UserError, match=r"did not pass its gate: .*line 'stream' of stream 'gated'.*above the limit"):
         promotion.promote(archive, rejected.key, "champion", "why", "ann")
     assert promotion.promote(archive, rejected.key, "champion", "why", "ann", force=True).move.key == rejected.key
 
