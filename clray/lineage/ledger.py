@@ -92,8 +92,8 @@ class Ledger:
 
     @translated
     def judge(self, key: str, decision: str, why: str, accepted: bool, latest: bool) -> None:
-        """Marks the recorded generation with its gate's decision. One that the stream's main line (`latest`) accepts may
-        take the alias; what a control says of a generation of the main line is not written."""
+        """Marks the recorded generation with its gate's decision. One that the stream's main line (`latest`) accepts
+        may take the alias; what a control says of a generation of the main line is not written."""
         run, version = self._book.run("clray.key", key), self._book.version(key)
         if not latest and run.data.tags["clray.line"] == "main":
             return
