@@ -126,6 +126,7 @@ def promote(
     why: Annotated[str, typer.Option("--why", help="the reason, for whoever reads it later")],
     by: By = "",
     stream: OfStream = None,
+    force: Annotated[bool, typer.Option("--force", help="promote it although its gate rejects it")] = False,
     storage: Storage = DEFAULT,
     tracking: Tracking = None,
     as_json: Json = False,
@@ -135,7 +136,8 @@ def promote(
     from clray.history.archive import Archive
     from clray.history.terminal import show_moved
 
-    found = promotion.promote(Archive(storage, tracking), generation, to, why, by or getpass.getuser(), stream)
+    archive, who = Archive(storage, tracking), by or getpass.getuser()
+    found = promotion.promote(archive, generation, to, why, who, stream, force)
     print_json(found.to_dict()) if as_json else show_moved(found)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from clray import recording
+from clray import gating, recording
 from clray.evaluation import tasks as examples
 from clray.evolving import judging, mining
-from clray.lineage import collected, lease
+from clray.lineage import collected, lease, verdicts
 from clray.lineage.clock import now
 from clray.lineage.generation import Generation
-from clray.outcome import Outcome, expert_scores, line_outcome
-from clray.planner import Line, Plan, PlannedStage, check_space, make_plan
+from clray.outcome import Outcome, expert_scores, line_outcome, score_matrix
+from clray.planner import Line, Plan, PlannedStage, check_space, generation_of, make_plan
 from clray.preparation import order_of, prepare_stage
 from clray.recording import Recorder
 from clray.session import Session
@@ -66,9 +66,12 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> O
 def follow(
     plan: Plan, line: Line, session: Session, recorder: Recorder, watch: Watcher, wait: bool, built: set[str]
 ) -> Line:
-    """Makes and measures the line's generations one after the other; the line as it is, where a stage ended early."""
+    """Makes, measures and judges the line's generations one after the other; the line as it has become: without rounds
+    of a stage that ended early, without what was rejected, with further tries."""
     recorder.record(line, line.base.generation)
     measure(plan, line, 0, session, watch)
+    for planned in line.rejected:
+        stand_by(plan, line, planned, recorder)
     index = 0
     while index < len(line.stages):
         planned = line.stages[index]
@@ -79,7 +82,9 @@ def follow(
                 built.add(generation.key)
             recorder.record(line, generation)
         measure(plan, line, planned.index, session, watch)
-        line, index = judge(plan, line, planned, session, watch), index + 1
+        line = judge(plan, line, planned, session, watch)
+        line = hold_to_gate(plan, line, planned, recorder, watch)
+        index += planned.key in line.keys
     return line
 
 
@@ -197,6 +202,37 @@ def judge(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     if not judgement["stop"] or planned.index == len(line.stages):
         return line
     return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+
+
+def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Recorder, watch: Watcher) -> Line:
+    """Decides whether the measured generation becomes a parent; where not, the line as it goes on without it."""
+    asked = planned.gate
+    if asked is None or line.role != "chain":
+        return line
+    verdict = gating.verdict_of(asked, planned.key, plan.store)
+    if verdict is None:
+        made, tries = generation_of(plan, planned.key), line.tries_before(planned)
+        before = [gating.verdict_of(one.gate, one.key, plan.store) for one in tries]
+        matrix = score_matrix(plan, line).upto(planned.index)
+        verdict = gating.judge(asked, made, matrix, [one for one in before if one])
+        watch.say(f"{line.name} · {planned.stage.name}: generation {made.short} is {gating.said(verdict)}")
+    recorder.judge(line, planned, verdict)
+    verdicts.keep(plan.store, planned.key, asked.question, asked.stream, asked.line, verdict)
+    if verdict.accepted:
+        return line
+    onward = next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+    assert planned.key not in onward.keys, "a rejected generation is no parent"
+    return onward
+
+
+def stand_by(plan: Plan, line: Line, planned: PlannedStage, recorder: Recorder) -> None:
+    """Records again what an earlier run rejected, so that it is the last word on it, whatever was said in between."""
+    asked, generation = planned.gate, plan.store.generation(planned.key)
+    verdict = gating.verdict_of(asked, planned.key, plan.store)
+    if asked and verdict and generation:
+        recorder.record(line, generation)
+        recorder.judge(line, planned, verdict)
+        verdicts.keep(plan.store, planned.key, asked.question, asked.stream, asked.line, verdict)
 
 
 def examining(planned: PlannedStage, watch: Watcher) -> mining.Watch:

@@ -11,8 +11,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from clray.console_evolving import show_evolution
+from clray.console_gate import show_probes_and_gates
 from clray.evaluation.matrix import ScoreMatrix
 from clray.lineage.generation import Generation
+from clray.lineage.verdicts import REJECTED
 from clray.outcome import Outcome
 from clray.train.order import Progress as StageProgress
 
@@ -102,10 +104,11 @@ def show_outcome(outcome: Outcome) -> None:
             cells = [line.metrics.get(unit, {}).get(name) for line in outcome.lines]
             table.add_row(unit, name, *("–" if c is None else f"{c:.3f}" for c in cells))
         console.print(table)
+    show_probes_and_gates(outcome, console)
     if any(g.receipt.get("round") for line in outcome.lines for g in line.generations):
         show_evolution(outcome.to_dict(), console)
     trained = len(outcome.built)
-    total = len({stage.key for line in outcome.plan.chains for stage in line.stages})
+    total = len({stage.key for line in outcome.plan.chains for stage in (*line.stages, *line.rejected)})
     console.print(
         f"{trained} of {total} generations trained now, {total - trained} taken from the store; "
         f"{outcome.seconds:.1f} s",
@@ -164,6 +167,8 @@ def show_generations(rows: list[tuple[Generation, dict[str, Any]]]) -> None:
 def _label(generation: Generation, facts: dict[str, Any]) -> str:
     tokens = generation.training.get("tokens")
     parts = [f"[bold]{generation.stage_name}[/] [dim]{generation.short}[/]", generation.stage.get("kind", "")]
+    if facts.get("gate"):
+        parts.append(f"[{'red' if facts['gate'] == REJECTED else 'dim'}]{facts['gate']}[/]")
     if tokens:
         parts.append(f"{tokens:,} tokens, {generation.training['seconds']:.0f} s")
     if facts.get("version"):

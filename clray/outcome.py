@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from clray.evaluation.matrix import ScoreMatrix
+from clray import gating
+from clray.evaluation.matrix import Cell, ScoreMatrix
 from clray.evaluation.metrics import continual_metrics
 from clray.evolving.telling import told
+from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
-from clray.planner import Line, Plan, generation_of
+from clray.planner import Line, Plan, PlannedStage, generation_of
 from clray.selection import Selection, selection_of
 from clray.spec import loading
 
@@ -17,10 +19,20 @@ SAMPLES_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A generation that did not pass its gate: why, and its scores by task, None where not measured."""
+
+    generation: Generation
+    verdict: Verdict
+    scores: dict[str, Cell]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LineOutcome:
     """One line: its generations (0 first), the score matrix, and the metrics by unit of score.
 
     `selection` says which LoRA blocks a shared attention selects in the last generation; None where none does.
+    `verdicts` are those of gates by key; generations that did not pass are `rejected` and in none of the rest.
     """
 
     name: str
@@ -29,6 +41,8 @@ class LineOutcome:
     metrics: dict[str, dict[str, float]]
     curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     selection: Selection | None = None
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    rejected: tuple[Rejected, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +96,20 @@ class Outcome:
             "matrix": line.matrix.to_dict(),
             "metrics": line.metrics,
             "selection": None if line.selection is None else line.selection.to_dict(),
-            "generations": [
-                {
-                    **g.to_dict(),
-                    "curve": line.curves.get(g.key, []),
-                    "version": self.versions.get(g.key),
-                    "built": g.key in self.built,
-                    "pseudo": self._pseudo(g),
-                    "evolved": told(g, self.plan.store),
-                }
-                for g in line.generations
-            ],
+            "generations": [self._generation(line, g) for g in line.generations],
+            "rejected": [{**self._generation(line, one.generation), "scores": one.scores} for one in line.rejected],
+        }
+
+    def _generation(self, line: LineOutcome, made: Generation) -> dict[str, Any]:
+        verdict = line.verdicts.get(made.key)
+        return {
+            **made.to_dict(),
+            "curve": line.curves.get(made.key, []),
+            "version": self.versions.get(made.key),
+            "built": made.key in self.built,
+            "pseudo": self._pseudo(made),
+            "evolved": told(made, self.plan.store),
+            "verdict": verdict.to_dict() if verdict else None,
         }
 
     def _pseudo(self, generation: Generation) -> dict[str, Any] | None:
@@ -108,7 +125,9 @@ def line_outcome(plan: Plan, line: Line) -> LineOutcome:
     """The outcome of a line as far as it is in the store."""
     generations = tuple(generation_of(plan, key) for key in line.keys)
     matrix = score_matrix(plan, line)
-    curves = {g.key: plan.store.read_json(f"generations/{g.key}/curve.json") or [] for g in generations}
+    rejected = tuple(found for one in line.rejected if (found := _rejected(plan, one)))
+    shown = (*generations, *(one.generation for one in rejected))
+    curves = {g.key: plan.store.read_json(f"generations/{g.key}/curve.json") or [] for g in shown}
     metrics = continual_metrics(matrix, expert_scores(plan))
     return LineOutcome(
         name=line.name,
@@ -117,7 +136,24 @@ def line_outcome(plan: Plan, line: Line) -> LineOutcome:
         metrics=metrics,
         curves=curves,
         selection=selection_of(generations, cells_of_last(plan, line), matrix),
+        verdicts={
+            one.key: verdict
+            for one in (*line.stages, *line.rejected)
+            if (verdict := gating.verdict_of(one.gate, one.key, plan.store))
+        },
+        rejected=rejected,
     )
+
+
+def _rejected(plan: Plan, planned: PlannedStage) -> Rejected | None:
+    """The rejected generation as it is kept; None where its record is gone."""
+    made, verdict = plan.store.generation(planned.key), gating.verdict_of(planned.gate, planned.key, plan.store)
+    if made is None or verdict is None:
+        return None
+    cells = {spec.task.name: plan.store.score(planned.key, spec.digest) for spec in plan.tasks}
+    metrics = {spec.task.name: spec.task.score for spec in plan.tasks}
+    scores = {name: float(cell["metrics"][metrics[name]]) if cell else None for name, cell in cells.items()}
+    return Rejected(generation=made, verdict=verdict, scores=scores)
 
 
 def cells_of_last(plan: Plan, line: Line) -> dict[str, dict[str, Any]]:
@@ -149,4 +185,5 @@ def score_matrix(plan: Plan, line: Line) -> ScoreMatrix:
         generations=tuple(line.keys),
         stages=("base", *(stage.stage.name for stage in line.stages)),
         R=tuple(tuple(cell(index, n) for n in range(len(plan.tasks))) for index in range(len(line.keys))),
+        groups={spec.task.name: spec.task.group for spec in plan.tasks if spec.task.group},
     )

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from clray import continuing, cost
+from clray import continuing, cost, gating
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
+from clray.evaluation.matrix import GENERAL
 from clray.evaluation.pseudo import PseudoSpec
 from clray.evaluation.tasks import TaskSpec
 from clray.evolving import judging
 from clray.evolving.round import RoundSpec, round_spec
+from clray.gating import GateSpec
 from clray.instructions import kept
 from clray.lineage import collected
 from clray.lineage.clock import now
@@ -26,6 +28,7 @@ from clray.ray_session import quiet
 from clray.similarity import Similarity, settled
 from clray.spec import loading
 from clray.spec.evolve import Round
+from clray.spec.gate import Gate
 from clray.spec.recipe import Recipe, alone, generator_recipe, resolve
 from clray.spec.stream import Stage, Stream
 
@@ -37,6 +40,7 @@ class PlannedStage:
     `shape` is that of the model it trains (see cost.model_shape). `keeps_state` says that the optimiser's state is
     wanted after it, by a later stage of any line. `generator` is the stage, trained alone, that writes
     the `pseudo` samples of this one, where it wants any. An evolve stage has a `round` instead of an `own` record set.
+    `gate` is what it must pass to become a parent.
     """
 
     stage: Stage
@@ -54,6 +58,7 @@ class PlannedStage:
     generator: PlannedStage | None = None
     pseudo: PseudoSpec | None = None
     round: RoundSpec | None = None
+    gate: GateSpec | None = None
 
     @property
     def sources(self) -> list[str]:
@@ -64,13 +69,15 @@ class PlannedStage:
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """A chain of planned stages: the stream itself or one of its controls, the single-task expert of one stage, or
-    the generator of one stage's pseudo-samples, which nothing is measured on."""
+    the generator of one stage's pseudo-samples, which nothing is measured on. `rejected` are the stages, and the tries
+    of stages, whose generations did not pass their gate: nothing stands on them."""
 
     name: str
     stream: Stream
     base: Base
     stages: tuple[PlannedStage, ...]
     role: Literal["chain", "expert", "generator"] = "chain"
+    rejected: tuple[PlannedStage, ...] = ()
 
     @property
     def keys(self) -> list[str]:
@@ -83,9 +90,18 @@ class Line:
         return [one for one in self.stages[: planned.index - 1] if one.round and one.round.round.of == of]
 
     def learned_at(self, task: str) -> int | None:
-        """Row of the generation that teaches the task; None for a probe."""
+        """Row of the generation that teaches the task; None for a probe. Where the stage that would teach it was
+        rejected or is not come to, a row beyond the last."""
         taught = (one.index for one in self.stages if task in (one.stage.teaches or (one.stage.name,)))
-        return next(taught, None)
+        row = next(taught, None)
+        if row is None and self.role == "chain":
+            wanted = any(task in (stage.teaches or (stage.name,)) for stage in self.stream.stages)
+            return len(self.stages) + 1 if wanted else None
+        return row
+
+    def tries_before(self, planned: PlannedStage) -> list[PlannedStage]:
+        """The rejected tries of the same stage."""
+        return [one for one in self.rejected if one.stage.name == planned.stage.name]
 
     def measures(self, task: str, index: int) -> bool:
         """Whether generation `index` of the line is measured on the task (see Evaluation.every and window)."""
@@ -94,7 +110,9 @@ class Line:
             return self.role == "expert" and learned == index
         if index in (0, len(self.stages)) or index % evaluation.every == 0:
             return True
-        return learned is not None and index - evaluation.window < learned <= index
+        if learned is not None and index - evaluation.window < learned <= index:
+            return True
+        return any(stage.gate for stage in (*self.stages, *self.rejected))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +220,8 @@ def make_plan(stream: Stream, label: str = "") -> Plan:
 def _kept(lines: Sequence[Line]) -> set[str]:
     """Keys of the generations whose optimiser's state is wanted: by a stage of any line, or by one still to come."""
     stages = [stage for line in lines for stage in line.stages]
+    if any(s.recipe.carries for s in stages) and any(s.gate for s in stages):
+        return {s.key for s in stages}  # after a rejected stage the next one goes on from an earlier generation
     return {s.key for s in stages if s.recipe.keeps} | {s.parent for s in stages if s.recipe.carries}
 
 
@@ -218,19 +238,26 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
     shape: dict[str, int] = base.generation.training["shape"]
     stages: list[PlannedStage] = []
     examined, ended = parent, ""
-    for stage in stream.sequence:
+    rejected: list[PlannedStage] = []
+    gated = any(stream.gate_of(stage) for stage in stream.stages)
+    tasks = [_task(stream, number, base, store) for number in range(len(stream.tasks))] if gated else []
+    waiting = [(stage, 0) for stage in stream.sequence]
+    while waiting:
+        (stage, attempt), *waiting = waiting
         round_ = stage.evolve if isinstance(stage.evolve, Round) else None
         if round_ and round_.of == ended:
             continue
         index = len(stages) + 1
-        recipe = resolve(stream, stage, parent_stage, first=index == 1)
+        gate, asked = stream.gate_of(stage), resolve(stream, stage, parent_stage, first=index == 1)
+        gating.check_gate(stage, gate, asked, first=index == 1)
+        recipe = gating.raised(asked, gate, attempt)
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
         _check_adapter(stage, recipe, parent_stage)
         continuing.check_schedule(stage, recipe)
         continuing.check_carried(stage, recipe, parent_stage)
         continuing.check_architecture(stage, recipe, base, stream.model.trust_remote_code, store)
-        shape = continuing.grown(stage, recipe, parent_stage, shape)
+        grown = continuing.grown(stage, recipe, parent_stage, shape)
         examined = examined if round_ and round_.half == "cit" else parent
         made = _made_of(stream, stage, recipe, base, store, examined)
         past = tuple((old.stage.name, old.round or old.own) for old in stages) if recipe.replays else ()
@@ -247,16 +274,34 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
             round=made if isinstance(made, RoundSpec) else None,
             past=_cut_to(past, recipe.resolved["sequence_length"]),
             seed=stream.seed,
-            shape=shape,
+            shape=grown,
             **_imitation(stage, recipe, made, base, stream.seed),
         )
         resolved = {**recipe.resolved, "replay": kept.identity(replay)}
         key = generation_key(parent, resolved, planned.sources, [spec.digest for _, spec in planned.past], stream.seed)
-        stages.append(replace(planned, key=key))
+        line = Line(name=name, stream=stream, base=base, stages=(*stages, replace(planned, key=key)))
+        planned = replace(line.stages[-1], gate=_gate(line, gate, attempt, tasks) if gate else None)
+        verdict = gating.verdict_of(planned.gate, key, store)
+        if verdict and not verdict.accepted:
+            rejected.append(planned)
+            waiting = gating.after(verdict.decision, stage, attempt, waiting)
+            continue
+        stages.append(planned)
         judged = judging.judgement_of(key, store) if round_ else None
         ended = round_.of if round_ and judged and judged["stop"] else ended
-        parent, parent_stage = key, recipe.resolved
-    return Line(name=name, stream=stream, base=base, stages=tuple(stages))
+        parent, parent_stage, shape = key, asked.resolved, grown
+    return Line(name=name, stream=stream, base=base, stages=tuple(stages), rejected=tuple(rejected))
+
+
+def _gate(line: Line, gate: Gate, attempt: int, tasks: Sequence[TaskSpec]) -> GateSpec:
+    """The gate of the line's last stage, in its try number `attempt`."""
+    planned, columns = line.stages[-1], []
+    for spec in tasks:
+        row = line.learned_at(spec.task.name)
+        group = spec.task.group or (GENERAL if row is None else None)
+        columns.append((spec.digest, spec.task.score, group, row))
+    replays = planned.recipe.replays and bool(planned.past)
+    return gating.gate_spec(gate, attempt, replays, line.stream.name, line.name, planned.index, columns)
 
 
 def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:

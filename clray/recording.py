@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clray.evaluation.matrix import ScoreMatrix
 from clray.evaluation.metrics import continual_metrics
 from clray.instructions import kept
 from clray.lineage import notes
 from clray.lineage.clock import now
 from clray.lineage.environment import environment
+from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
 from clray.lineage.key import digest
 from clray.lineage.ledger import Ledger, default_tracking, redact
@@ -101,6 +100,7 @@ class Recorder:
         store = self._plan.store
         if made.key in self.versions:
             return
+        waits = any(stage.key == made.key and stage.gate for stage in (*line.stages, *line.rejected))
         artifacts = {
             "generation.json": made.to_dict(),
             "receipt.json": made.receipt,
@@ -113,18 +113,23 @@ class Recorder:
             store.uri(f"generations/{made.key}/weights"),
             store.read_json(f"generations/{made.key}/curve.json") or [],
             artifacts,
-            latest=line.name == self._plan.lines[0].name,
+            latest=self._is_main(line),
+            newest=self._is_main(line) and not waits,
         )
+
+    def judge(self, line: Line, planned: PlannedStage, verdict: Verdict) -> None:
+        """Marks the generation with what its gate decided. A rejected one has its scores in its own run alone."""
+        self._ledger.judge(planned.key, str(verdict.decision), verdict.why, verdict.accepted, self._is_main(line))
+        if not verdict.accepted:
+            self._ledger.score(planned.key, self._row(planned.key), planned.index, {}, above=False)
 
     def score(self, outcome: LineOutcome, line: Line) -> None:
         """Writes each generation's row of the score matrix, and the continual metrics as far as it reaches."""
-        store, main = self._plan.store, line.name == self._plan.lines[0].name
         singles = expert_scores(self._plan)
         for index, key in enumerate(line.keys):
-            cells = {task.task.name: store.score(key, task.digest) for task in self._plan.tasks}
-            row = {name: cell["metrics"] for name, cell in cells.items() if cell}
+            row, main = self._row(key), self._is_main(line)
             if row and (main or index):
-                self._ledger.score(key, row, index, continual_metrics(_upto(outcome.matrix, index), singles))
+                self._ledger.score(key, row, index, continual_metrics(outcome.matrix.upto(index), singles), above=main)
 
     def publish(self, outcome: Outcome) -> None:
         """Writes the report, the outcome and the plan below the store, and hands them to MLflow."""
@@ -136,8 +141,10 @@ class Recorder:
             outcome.plan.store.upload(folder, outcome.plan.folder)
             self._ledger.attach(self._run, folder)
 
+    def _is_main(self, line: Line) -> bool:
+        return line.name == self._plan.lines[0].name
 
-def _upto(matrix: ScoreMatrix, row: int) -> ScoreMatrix:
-    """The matrix as it stood after generation `row`."""
-    stop = row + 1
-    return replace(matrix, generations=matrix.generations[:stop], stages=matrix.stages[:stop], R=matrix.R[:stop])
+    def _row(self, key: str) -> dict[str, dict[str, float]]:
+        """The generation's metrics by task, as far as it was measured."""
+        cells = {task.task.name: self._plan.store.score(key, task.digest) for task in self._plan.tasks}
+        return {name: cell["metrics"] for name, cell in cells.items() if cell}

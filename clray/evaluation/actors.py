@@ -37,6 +37,7 @@ class Scorer:
         from clray.data import formatting
         from clray.data.records import tokenizer_here
         from clray.evaluation import tasks
+        from clray.evaluation.checks import checked
         from clray.evaluation.choice import score_choices
         from clray.evaluation.generate import generate_answers
         from clray.evaluation.perplexity import score_documents
@@ -50,9 +51,10 @@ class Scorer:
             case "choice":
                 return score_choices(model, examples, batch_tokens=budget, pad_id=pad)
             case "generate":
-                return generate_answers(
+                answers = generate_answers(
                     model, encoder, examples, max_new_tokens=spec.task.max_new_tokens, batch_tokens=budget
                 )
+                return [{**answer, **checked(spec.task, answer["prediction"])} for answer in answers]
             case _:
                 return score_documents(
                     model,
@@ -217,6 +219,7 @@ def _keep(store: Store, key: str, task: TaskSpec, results: list[dict[str, Any]])
         {
             "task": task.task.name,
             "scorer": task.task.scorer,
+            "score": task.task.score,
             "metrics": aggregate(task.task.scorer, results),
             **selection(results),
         },

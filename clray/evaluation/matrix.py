@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clray.spec.stream import LOWER_IS_BETTER
 
 Cell = float | None
+GENERAL = "general"
+"""Group of a probe that names none."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class ScoreMatrix:
     `metrics` names each task's score; `learned_at` the row of the generation whose stage teaches the task,
     None for a probe that no stage teaches. Several tasks may be taught by one generation, and a generation
     may teach none. A task whose row is still to come (`learned_at` beyond the last row) is not taught yet.
+    `groups` says which kind of ability a task probes; a probe without one is of group "general".
     Raises ValueError where the shapes do not fit.
     """
 
@@ -27,6 +30,7 @@ class ScoreMatrix:
     generations: tuple[str, ...]
     stages: tuple[str, ...]
     R: tuple[tuple[Cell, ...], ...]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.R or not len(self.R) == len(self.generations) == len(self.stages):
@@ -50,6 +54,16 @@ class ScoreMatrix:
         return [self.learned_at[task] for task in self.tasks]
 
     @property
+    def columns_of(self) -> dict[str, list[int]]:
+        """The columns of each group."""
+        found: dict[str, list[int]] = {}
+        for i, task in enumerate(self.tasks):
+            group = self.groups.get(task) or (GENERAL if self.learned_at[task] is None else None)
+            if group is not None:
+                found.setdefault(group, []).append(i)
+        return found
+
+    @property
     def units(self) -> list[str]:
         """The metrics of the matrix, each once, in the order of the columns."""
         return list(dict.fromkeys(self.metrics[task] for task in self.tasks))
@@ -65,7 +79,13 @@ class ScoreMatrix:
             generations=self.generations,
             stages=self.stages,
             R=tuple(tuple(row[i] for i in kept) for row in self.R),
+            groups={name: group for name, group in self.groups.items() if name in names},
         )
+
+    def upto(self, row: int) -> ScoreMatrix:
+        """The matrix as it stood after generation `row`."""
+        stop = row + 1
+        return replace(self, generations=self.generations[:stop], stages=self.stages[:stop], R=self.R[:stop])
 
     @property
     def lower_is_better(self) -> list[bool]:
@@ -81,6 +101,7 @@ class ScoreMatrix:
             "generations": list(self.generations),
             "stages": list(self.stages),
             "R": [list(row) for row in self.R],
+            **({"groups": dict(self.groups)} if self.groups else {}),
         }
 
     @classmethod
@@ -93,6 +114,7 @@ class ScoreMatrix:
             generations=tuple(values["generations"]),
             stages=tuple(values["stages"]),
             R=tuple(tuple(row) for row in values["R"]),
+            groups=dict(values.get("groups", {})),
         )
 
     def table(self, digits: int = 3) -> list[list[str]]:

@@ -136,14 +136,24 @@ def plasticity(R: Matrix, learned_at: LearnedAt) -> float:
     return _mean((_cell(R, k, i) for i, k in _taught(learned_at, _last(R))), "taught so far")
 
 
-def general_ability_delta(R: Matrix, learned_at: LearnedAt, t: int | None = None) -> float:
-    """What generation t (default: the last) has gained over the base model on the probes.
+def group_delta(R: Matrix, columns: Sequence[int], t: int | None = None) -> float:
+    """What generation t (default: the last) has gained over the base model on a group of probes, by their columns.
 
-    Delta R^G_t = 1/M sum_i (R[t][i] - R[0][i]) (TRACE, arXiv 2310.06762).
+    Delta R_t = 1/M sum_i (R[t][i] - R[0][i]) (TRACE, arXiv 2310.06762: General Ability,
+    Instruction Following and Safety Delta). TRACE takes the last two as a judge's win minus lose rates; here they are
+    whatever the group's tasks are measured by.
     """
     row = _last(R) if t is None else t
-    probes = [i for i, k in enumerate(learned_at) if k is None]
-    return _mean((_cell(R, row, i) - _cell(R, 0, i) for i in probes), "never taught (probe)")
+    return _mean((_cell(R, row, i) - _cell(R, 0, i) for i in columns), "of that group")
+
+
+DELTAS = {"general": "general_ability_delta", "instruction": "instruction_following_delta"}
+"""TRACE's names of its deltas by group; `safety_delta` and those of other groups are called after the group."""
+
+
+def delta_name(group: str) -> str:
+    """Name of the delta of a group of probes, as a metric."""
+    return DELTAS.get(group, f"{group}_delta")
 
 
 LEVELS: dict[str, Callable[[Matrix, LearnedAt], float]] = {
@@ -157,7 +167,6 @@ DIFFERENCES: dict[str, Callable[[Matrix, LearnedAt], float]] = {
     "bwt": bwt,
     "bwt_over_t": bwt_over_t,
     "fwt_zero_shot": fwt_zero_shot,
-    "general_ability_delta": general_ability_delta,
 }
 AGAINST_SINGLE: dict[str, Callable[[Matrix, LearnedAt, Sequence[Cell]], float]] = {
     "fwt_single_task": fwt_single_task,
@@ -186,6 +195,8 @@ def _metrics_of(matrix: ScoreMatrix, single: Mapping[str, float]) -> dict[str, f
         _put(values, name, partial(level, matrix.R, learned))
     for name, difference in DIFFERENCES.items():
         _put(values, name, partial(difference, turned, learned))
+    for group, columns in matrix.columns_of.items():
+        _put(values, delta_name(group), partial(group_delta, turned, columns))
     for name, against in AGAINST_SINGLE.items():
         _put(values, name, partial(against, turned, learned, alone))
     return values

@@ -13,7 +13,8 @@ Results = Sequence[dict[str, Any]]
 def aggregate(scorer: str, results: Results) -> dict[str, float]:
     """The scores of a task from the results of all its examples, those of its shards one after the other.
 
-    choice: accuracy, n. generate: exact_match, rouge_l, answered (shares in [0, 1]), n. perplexity:
+    choice: accuracy, n. generate: exact_match, rouge_l, answered (shares in [0, 1]), n, and of what was checked format,
+    refusal_rate and compliance_rate. perplexity:
     perplexity (of a token), bits_per_byte, n (documents), tokens, bytes; both are ratios of totals, so long
     documents weigh more. The order of the results does not matter beyond rounding. Raises ValueError for an
     unknown scorer or no results.
@@ -30,7 +31,13 @@ def _choice(results: Results) -> dict[str, float]:
 
 
 def _generate(results: Results) -> dict[str, float]:
-    return {name: _mean(results, name) for name in ("exact_match", "rouge_l", "answered")}
+    found = {name: _mean(results, name) for name in ("exact_match", "rouge_l", "answered")}
+    if "format" in results[0]:
+        found["format"] = _mean(results, "format")
+    if "refused" in results[0]:
+        found["refusal_rate"] = _mean(results, "refused")
+        found["compliance_rate"] = 1.0 - found["refusal_rate"]
+    return found
 
 
 def _perplexity(results: Results) -> dict[str, float]:

@@ -40,6 +40,8 @@ class TaskSpec:
         shape: list[Any] = [self.form.model_dump(mode="json")] if task.scorer != "perplexity" else []
         shape += [task.options] if task.scorer == "choice" else []
         shape += [task.max_new_tokens] if task.scorer == "generate" else []
+        shape += [{"pattern": task.pattern}] if task.pattern is not None else []
+        shape += [{"refusals": task.refusal_phrases}] if task.refusal_phrases else []
         return digest(
             [
                 VERSION,

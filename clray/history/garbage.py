@@ -14,6 +14,7 @@ from clray.lineage import collected, lease
 from clray.lineage.catalogue import Entry
 from clray.lineage.clock import now
 from clray.lineage.store import Store
+from clray.lineage.verdicts import REJECTED
 from clray.spec.stream import LOWER_IS_BETTER
 
 FOLDERS = ("weights", "optimiser")
@@ -54,7 +55,8 @@ def sweep(archive: Archive, keep: Iterable[str] = (), delete: bool = False) -> S
     """What of the weights nothing needs; with `delete` it is removed, which the store remembers.
 
     Kept are: roots, the newest generation of each line, the best of each task, those with an alias, those named in
-    `keep`, and the complete weights below every adapter that is kept. StorageError where a generation is being built.
+    `keep`, and the complete weights below every adapter that is kept. What a gate rejected counts as no newest and no
+    best. StorageError where a generation is being built.
     """
     store = archive.store
     reasons = reasons_to_keep(archive.entries, archive.names, [archive.find(each).key for each in keep])
@@ -78,7 +80,8 @@ def reasons_to_keep(
 ) -> dict[str, list[str]]:
     """Key -> why its weights are needed. Pure: of the entries, their aliases and the keys to keep alone."""
     known = {entry.key: entry for entry in entries}
-    parents = {entry.parent for entry in entries}
+    passed = [entry for entry in entries if entry.status != REJECTED]
+    parents = {entry.parent for entry in passed}
     found: dict[str, list[str]] = {}
 
     def add(key: str, why: str) -> None:
@@ -87,11 +90,13 @@ def reasons_to_keep(
     for entry in entries:
         if entry.parent is None:
             add(entry.key, "root")
-        elif entry.key not in parents and entry.kind != "generator":  # what a generator wrote lies in the store
+        elif entry.kind == "generator" or entry.status == REJECTED:
+            continue  # what a generator wrote lies in the store; nothing stands on what was rejected
+        elif entry.key not in parents:
             add(entry.key, "newest of its line")
         for alias in aliases.get(entry.key, []):
             add(entry.key, f"alias {alias}")
-    for key, tasks in _best(entries).items():
+    for key, tasks in _best(passed).items():
         add(key, f"best on {', '.join(sorted(tasks))}")
     for key in keep:
         add(key, "asked for")

@@ -9,7 +9,7 @@ from typing import Any
 
 from clray.errors import UserError
 from clray.history.archive import Archive
-from clray.lineage import collected
+from clray.lineage import collected, verdicts
 from clray.lineage.clock import now
 from clray.lineage.generation import Generation
 from clray.lineage.ledger import NEWEST
@@ -32,11 +32,13 @@ class Moved:
         return {"stream": self.stream, "alias": self.alias, "before": self.before, **asdict(self.move)}
 
 
-def promote(archive: Archive, wanted: str, alias: str, why: str, who: str, stream: str | None = None) -> Moved:
+def promote(
+    archive: Archive, wanted: str, alias: str, why: str, who: str, stream: str | None = None, force: bool = False
+) -> Moved:
     """Moves the alias to the generation, and writes down who, when and why.
 
-    UserError for an alias that is not a person's to move, for no reason given, and for a generation that has it
-    already, is not registered, or has no weights any more.
+    UserError for an alias that is not a person's to move, for no reason given, for a generation that has it already, is
+    not registered, or has no weights any more, and without `force` for one that a gate rejects.
     """
     _check_alias(alias)
     if not why.strip():
@@ -50,6 +52,12 @@ def promote(archive: Archive, wanted: str, alias: str, why: str, who: str, strea
             f"clray reproduce {made.short} --restore"
         )
     book, model, version = _registered(archive, made, stream)
+    rejected = [] if force else verdicts.rejections(archive.store, made.key, model)
+    if rejected:
+        raise UserError(
+            f"generation {made.short} did not pass its gate: {'. '.join(rejected)}. Promote another generation, loosen "
+            "the stream's gate and run it again, or say --force"
+        )
     at = _standing(book, model, alias)
     if at and at[0] == version:
         raise UserError(f"generation {made.short} is '{alias}' of '{model}' already; nothing to do")

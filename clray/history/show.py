@@ -7,7 +7,7 @@ from typing import Any
 
 from clray.data.manifest import Manifest
 from clray.history.archive import Archive
-from clray.lineage import collected, notes
+from clray.lineage import collected, notes, verdicts
 from clray.lineage.catalogue import Entry
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
@@ -18,7 +18,8 @@ class Portrait:
     """A generation with all that is known of it.
 
     `records` are the record sets of its data with their rows; `weights` the bytes that lie there, or when they were
-    collected; `registered` its version and run by stream; `moves` how aliases came to it; `spec` the stream's YAML.
+    collected; `registered` its version and run by stream; `moves` how aliases came to it; `gates` what gates said of
+    it; `spec` the stream's YAML.
     """
 
     made: Generation
@@ -29,6 +30,7 @@ class Portrait:
     records: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     weights: dict[str, Any]
+    gates: list[dict[str, Any]]
     spec: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,6 +44,7 @@ class Portrait:
             "records": self.records,
             "scores": self.scores,
             "weights": self.weights,
+            "gates": self.gates,
             "spec": self.spec,
         }
 
@@ -58,6 +61,7 @@ def show(archive: Archive, wanted: str) -> Portrait:
         records=_records(store, made),
         scores=scores_of(store, made.key),
         weights=_weights(store, made.key),
+        gates=verdicts.standing(store, made.key),
         spec=notes.spec_of(store, made.run["stream"], made.run["spec"]) if made.run.get("spec") else None,
     )
 

@@ -16,6 +16,7 @@ from clray.history.promotion import Moved
 from clray.history.show import Portrait
 from clray.history.tables import in_figures, print_pairs, print_table, stdout
 from clray.history.verify import Verdict
+from clray.lineage.verdicts import REJECTED
 from clray.report.numbers import duration, setting, short_count
 
 if TYPE_CHECKING:  # these load PyTorch
@@ -37,7 +38,7 @@ def _line(line: Line) -> str:
     facts = [entry.kind, f"{entry.tokens:,} tokens, {duration(entry.seconds)}" if entry.tokens else ""]
     facts += [scores_in_words(entry), "weights collected" if entry.gone else ""]
     marks = [typer.style(f"[{name}]", fg="green") for name in line.aliases]
-    marks += [typer.style(f"({entry.status})", fg="red")] if entry.status else []
+    marks += [typer.style(f"({entry.status})", fg="red" if entry.status == REJECTED else None)] if entry.status else []
     name = f"{line.rails}● {typer.style(entry.stage, bold=True)} {typer.style(entry.short, dim=True)}"
     return "  ".join(part for part in (name, *marks, " · ".join(fact for fact in facts if fact)) if part)
 
@@ -51,6 +52,7 @@ def show_portrait(found: Portrait) -> None:
         "parent": made.parent or "none: it is a root",
         "weights": _weights_in_words(found),
         "adapter": "none: complete weights" if made.adapter is None else f"{setting(made.adapter)}, on {made.base}",
+        "gate": "; ".join(_gate_in_words(found, verdict) for verdict in found.gates),
         "children": ", ".join(f"{child.stage} {child.short}" for child in found.children) or "none",
         "registered": ", ".join(f"{r['stream']} version {r['version']}" for r in found.registered) or "not found",
         "moves": "; ".join(_move_in_words(move) for move in found.moves),
@@ -193,6 +195,11 @@ def _weights_in_words(found: Portrait) -> str:
     if not found.weights["there"]:
         return f"gone: collected {found.weights['collected']}, {short_count(found.weights['bytes'], 'B')}"
     return short_count(found.weights["bytes"], "B")
+
+
+def _gate_in_words(found: Portrait, verdict: dict[str, Any]) -> str:
+    who = "" if len(found.gates) == 1 else f"{verdict['stream']}, {verdict['line']}: "
+    return f"{who}{verdict['decision']}: {verdict['why']}"
 
 
 def _move_in_words(move: dict[str, str]) -> str:

@@ -17,11 +17,11 @@ from typing import Any
 
 from pyarrow import fs
 
-from clray.lineage import collected
+from clray.lineage import collected, verdicts
 from clray.lineage.store import Store, cache_folder
 from clray.spec.stream import METRICS
 
-VERSION = 1
+VERSION = 2
 SETTLED_SECONDS = 2.0
 """A folder that changed less long ago is read again next time: clocks of file systems are coarse."""
 
@@ -30,8 +30,9 @@ SETTLED_SECONDS = 2.0
 class Entry:
     """One generation in brief.
 
-    `adapter` is the kind of adapter its weights are, "" where they are complete; `status` what a gate said of it, ""
-    where none was asked; `scores` task digest -> [task, metric, score]; `gone` that its weights were collected.
+    `adapter` is the kind of adapter its weights are, "" where they are complete; `status` what gates said of it (see
+    lineage.verdicts), "" where none was asked; `scores` task digest -> [task, metric, score]; `gone` that its weights
+    were collected.
     """
 
     key: str
@@ -89,10 +90,10 @@ def _entry(plain: dict[str, Any], gone: bool) -> Entry:
 
 
 def _stamps(store: Store) -> Iterator[tuple[str, list[int]]]:
-    """Key of each generation's folder, with the time of the last change of its record and of its scores."""
-    scores = _changed(store, "scores")
+    """Key of each generation's folder, with the time of the last change of its record, its scores and its verdicts."""
+    scores, judged = _changed(store, "scores"), _changed(store, verdicts.FOLDER)
     for key, changed in _changed(store, "generations", deep=False).items():
-        yield key, [changed, scores.get(key, 0)]
+        yield key, [changed, scores.get(key, 0), judged.get(key, 0)]
 
 
 def _changed(store: Store, folder: str, deep: bool = True) -> dict[str, int]:
@@ -123,7 +124,7 @@ def _read(store: Store, key: str) -> dict[str, Any] | None:
         base=record["base"],
         adapter=(record.get("adapter") or {}).get("kind", ""),
         stream=(record.get("run") or {}).get("stream", ""),
-        status=record.get("status", ""),
+        status=verdicts.status(store, key),
         created=record.get("created", ""),
         tokens=training.get("tokens", 0),
         seconds=training.get("seconds", 0.0),
@@ -137,5 +138,5 @@ def _scores(store: Store, key: str) -> Iterator[tuple[str, tuple[str, str, float
     for name in store.list(f"scores/{key}"):
         cell = store.read_json(f"scores/{key}/{name}") if name.endswith(".json") else None
         if cell:
-            metric = METRICS[cell["scorer"]][0]
+            metric = cell.get("score", METRICS[cell["scorer"]][0])
             yield name.removesuffix(".json"), (cell["task"], metric, cell["metrics"][metric])

@@ -66,12 +66,13 @@ class Ledger:
         curve: list[dict[str, Any]],
         artifacts: dict[str, Any],
         latest: bool = True,
+        newest: bool = True,
     ) -> str:
         """Registered version of the generation, recorded exactly once whatever was interrupted before.
 
         `curve` has step, loss, learning_rate and tokens_per_second for each optimiser step. `artifacts` are
         small files, name -> text or plain value. `latest` says that the generation is of the stream's main
-        line, whose newest generation carries the alias.
+        line, whose newest generation carries the alias; `newest=False` that a gate decides on that later.
         """
         run = self._book.run("clray.key", generation.key) or self._create_run(generation, parent_run, latest)
         run_id, found = run.info.run_id, self._book.version(generation.key)
@@ -80,7 +81,8 @@ class Ledger:
             (found if known else self._complete(run, found, generation, weights_uri, curve, artifacts)).version
         )
         if latest:
-            self._move_alias(generation.index, version, known)
+            if newest:
+                self._move_alias(generation.index, version, known)
             if run.data.tags["clray.line"] != "main":
                 self._book.client.set_tag(run_id, "clray.line", "main", synchronous=True)
         if not known:
@@ -89,13 +91,34 @@ class Ledger:
         return version
 
     @translated
+    def judge(self, key: str, decision: str, why: str, accepted: bool, latest: bool) -> None:
+        """Marks the recorded generation with its gate's decision. One that the stream's main line (`latest`) accepts
+        may take the alias; what a control says of a generation of the main line is not written."""
+        run, version = self._book.run("clray.key", key), self._book.version(key)
+        if not latest and run.data.tags["clray.line"] == "main":
+            return
+        for name, text in (("clray.gate", decision), ("clray.gate_why", why)):
+            if run.data.tags.get(name) != text:
+                self._book.client.set_tag(run.info.run_id, name, text, synchronous=True)
+            if version.tags.get(name) != text:
+                self._book.client.set_model_version_tag(self._book.stream, version.version, name, text)
+        if accepted and latest:
+            known = run.data.tags.get("clray.gate") == decision
+            self._move_alias(int(run.data.tags["clray.index"]), str(version.version), known)
+
+    @translated
     def score(
-        self, key: str, row: dict[str, dict[str, Any]], index: int, continual: dict[str, dict[str, float]]
+        self,
+        key: str,
+        row: dict[str, dict[str, Any]],
+        index: int,
+        continual: dict[str, dict[str, float]],
+        above: bool = True,
     ) -> None:
         """Writes a row of the score matrix to the generation's run, and for the main line to the stream's run too.
 
-        There the step is the generation's index, so that MLflow draws scores over generations. Writes nothing
-        where the same values stand already.
+        There the step is the generation's index, so that MLflow draws scores over generations; `above=False` leaves it
+        out, as another generation of that index is the line's. Writes nothing where the same values stand already.
         """
         run = self._book.run("clray.key", key)
         if run is None:
@@ -105,9 +128,9 @@ class Ledger:
             )
         points, start = mlflow_values.score_points(row, continual, index), run.info.start_time
         self._write_scores(run, points, index, start, run.data.tags.get("clray.model_id"))
-        if run.data.tags["clray.line"] == "main":
-            above = self._book.client.get_run(self._stream_run or run.data.tags["mlflow.parentRunId"])
-            self._write_scores(above, points, index, start)
+        if above and run.data.tags["clray.line"] == "main":
+            parent = self._book.client.get_run(self._stream_run or run.data.tags["mlflow.parentRunId"])
+            self._write_scores(parent, points, index, start)
 
     @translated
     def attach(self, run_id: str, path: str | Path) -> None:

@@ -13,6 +13,7 @@
     exams/<key>/          one JSON file an exam          each written whole; its finished parts lie beside it until then
     mined/<digest>/       the set of a round             manifest.json committed last
     evolved/              what a round brought           each written whole
+    verdicts/<key>/       what gates said, see lineage/verdicts.py
     checkpoints/<key>/    training state of a stage that still runs, see train/checkpoint.py
     scratch/              rows on their way to their part, removed at once; see data/shuffle.py
     leases/               who builds a generation right now, see lineage/lease.py

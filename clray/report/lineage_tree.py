@@ -27,6 +27,7 @@ class Node:
     kind: str
     work: str
     is_reused: bool
+    is_rejected: bool
     title: str
 
 
@@ -65,7 +66,8 @@ Places = dict[str, tuple[int, int]]
 def lineage_tree(view: View) -> Tree:
     """The tree of all lines: left to right where it fits the page, else top to bottom."""
     places, owners = _places(view)
-    records = {g["key"]: g for _, own in view.own_generations for g in own}
+    accepted = {g["key"]: g for _, own in view.own_generations for g in own}
+    records = {g["key"]: g for line in view.lines for g in line.rejected} | accepted
     num_lanes = 1 + max((lane for _, lane in places.values()), default=0)
     depth = 1 + max((index for index, _ in places.values()), default=0)
     upright = depth > MAX_COLUMNS
@@ -74,7 +76,7 @@ def lineage_tree(view: View) -> Tree:
     return Tree(
         width=columns * ACROSS - (ACROSS - BOX_WIDTH) + 2 * MARGIN,
         height=rows * DOWN + HEAD + MARGIN,
-        nodes=[_node(view, records[key], *spot[key]) for key in spot],
+        nodes=[_node(view, records[key], *spot[key], key not in accepted) for key in spot],
         edges=[
             Edge(_curve(spot[parent], spot[key], upright), owners[key])
             for key in spot
@@ -85,7 +87,8 @@ def lineage_tree(view: View) -> Tree:
 
 
 def _places(view: View) -> tuple[Places, dict[str, Line]]:
-    """Depth and lane of each generation, and its line; a line with nothing of its own has no lane."""
+    """Depth and lane of each generation, and its line; a line with nothing of its own has no lane. Rejected generations
+    have lanes below, as few as they fit into."""
     places: Places = {}
     owners: dict[str, Line] = {}
     lane = -1
@@ -94,6 +97,14 @@ def _places(view: View) -> tuple[Places, dict[str, Line]]:
         for generation in own:
             places[generation["key"]] = (generation["index"], lane)
             owners[generation["key"]] = line
+    for line in view.lines:
+        tries: dict[int, int] = {}
+        for generation in line.rejected:
+            if generation["key"] not in places:
+                tries[generation["index"]] = tries.get(generation["index"], 0) + 1
+                places[generation["key"]] = (generation["index"], lane + tries[generation["index"]])
+                owners[generation["key"]] = line
+        lane += max(tries.values(), default=0)
     return places, owners
 
 
@@ -127,7 +138,7 @@ def _heads(view: View, places: Places, upright: bool) -> list[LaneHead]:
     return heads
 
 
-def _node(view: View, record: dict[str, Any], x: float, y: float) -> Node:
+def _node(view: View, record: dict[str, Any], x: float, y: float, is_rejected: bool) -> Node:
     kind = record.get("stage", {}).get("kind") or ("base model" if not record["index"] else "")
     tokens, seconds = (record.get("training", {}).get(name) for name in ("tokens", "seconds"))
     work = [short_count(tokens, " tok")] * (tokens is not None) + [duration(seconds)] * (seconds is not None)
@@ -139,6 +150,7 @@ def _node(view: View, record: dict[str, Any], x: float, y: float) -> Node:
         kind,
         *work,
         state,
+        "rejected by a gate" * is_rejected,
         f"key {record['key']}",
     ]
     return Node(
@@ -148,8 +160,9 @@ def _node(view: View, record: dict[str, Any], x: float, y: float) -> Node:
         name=shorten(record["stage_name"], 15),
         index=record["index"],
         key=" · ".join(filter(None, (record["key"][:10], version))),
-        kind=f"{kind}, reused" if reused else kind,
+        kind=", ".join(filter(None, (kind, "rejected" * is_rejected, "reused" * reused))),
         work=" · ".join(work),
         is_reused=reused,
+        is_rejected=is_rejected,
         title=" · ".join(filter(None, title)),
     )

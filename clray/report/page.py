@@ -17,9 +17,11 @@ from clray.report import (
     evolving_examples,
     evolving_figures,
     figures,
+    gates,
     heatmap,
     instructions,
     lineage_tree,
+    probes,
     pseudo,
     replay,
     summary,
@@ -33,6 +35,8 @@ from clray.report.view import View
 SECTIONS = (
     ("summary", "Summary"),
     ("matrix", "Score matrix"),
+    ("probes", "Probes"),
+    ("gate", "Gate"),
     ("forgetting", "Forgetting"),
     ("loss", "Loss"),
     ("transfer", "Transfer"),
@@ -82,7 +86,14 @@ def render(outcome: dict[str, Any]) -> str:
     attentions = attention.attentions(view)
     measured = transfer.measured(view)
     evolved = evolving.evolutions(view)
-    optional = (("attention", attentions), ("transfer", measured), ("evolving", evolved))
+    probed, gated = probes.probes(view), gates.gates(view)
+    optional = (
+        ("attention", attentions),
+        ("transfer", measured),
+        ("evolving", evolved),
+        ("probes", probed),
+        ("gate", gated),
+    )
     absent = {name for name, found in optional if not found}
     return (
         templates()
@@ -106,6 +117,8 @@ def render(outcome: dict[str, Any]) -> str:
             losses=figures.loss_panels(view),
             courses=figures.course_groups(view),
             frame=figures,
+            probed=probed,
+            gates=gated,
             measured=measured,
             medians=transfer.medians(measured),
             median_columns=transfer.MEDIAN_COLUMNS,

@@ -15,7 +15,8 @@ NUM_COLOURS = 16
 class Line:
     """One run through the stages: the stream itself (number 0) or a control.
 
-    `selection` is what a shared attention selects in the last generation; None without one.
+    `selection` is what a shared attention selects in the last generation; None without one. `rejected` are generations
+    that did not pass their gate, with their `scores` by task.
     """
 
     number: int
@@ -24,6 +25,7 @@ class Line:
     metrics: dict[str, dict[str, Any]]
     generations: list[dict[str, Any]]
     selection: dict[str, Any] | None = None
+    rejected: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def is_stream(self) -> bool:
@@ -72,7 +74,12 @@ class View:
         """The view of an outcome's JSON."""
         fields = ("name", "matrix", "metrics", "generations")
         lines = [
-            Line(number, **{f: line[f] for f in fields}, selection=line.get("selection"))
+            Line(
+                number,
+                **{f: line[f] for f in fields},
+                selection=line.get("selection"),
+                rejected=line.get("rejected") or [],
+            )
             for number, line in enumerate(outcome["lines"])
         ]
         return cls(lines, outcome.get("experts") or {}, outcome.get("similarity"))
@@ -100,7 +107,8 @@ class View:
     @cached_property
     def stages(self) -> list[str]:
         """All stages but "base", the stream's first."""
-        return list(dict.fromkeys(g["stage_name"] for line in self.lines for g in line.generations if g["index"]))
+        made = (g for line in self.lines for g in (*line.generations, *line.rejected) if g["index"])
+        return list(dict.fromkeys(g["stage_name"] for g in made))
 
     @cached_property
     def own_generations(self) -> list[tuple[Line, list[dict[str, Any]]]]:

@@ -21,7 +21,7 @@ class Recipe:
     """Everything of a stage that changes the result, and where each value came from.
 
     `resolved` goes into the generation's key. `inheritance` maps each hyper-parameter to its value and
-    "stage", "stream", "inherited" (from the parent generation) or "default".
+    "stage", "stream", "inherited" (from the parent generation), "default", or "gate" (raised by it).
     """
 
     resolved: dict[str, Any]

@@ -63,8 +63,8 @@ def test_every_variant_by_hand():
     assert metrics.fwt_zero_shot(R, learned) == pytest.approx(0.05)
     assert metrics.fwt_single_task(R, learned, single) == pytest.approx(0.4 / 3)
     assert metrics.relative_gain(R, learned, single) == pytest.approx(115)
-    assert metrics.general_ability_delta(R, learned) == pytest.approx(0.1)
-    assert metrics.general_ability_delta(R, learned, t=1) == pytest.approx(-0.05)
+    assert metrics.group_delta(R, [3]) == pytest.approx(0.1)
+    assert metrics.group_delta(R, [3], t=1) == pytest.approx(-0.05)
 
 
 def test_the_maximum_can_lie_before_the_tasks_own_stage():
@@ -165,7 +165,7 @@ def test_the_order_of_the_columns_does_not_matter(stream, random):
     order = random.sample(range(len(learned)), len(learned))
     turned, moved = [[row[i] for i in order] for row in R], [learned[i] for i in order]
     for name, function in {**metrics.LEVELS, **metrics.DIFFERENCES}.items():
-        if name not in ("general_ability_delta", "fwt_zero_shot"):
+        if name != "fwt_zero_shot":
             assert function(turned, moved) == pytest.approx(function(R, learned), abs=1e-9), name
 
 
