@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from clray import gating, recording
+from clray.data.manifest import Manifest
 from clray.evaluation import tasks as examples
 from clray.evolving import judging, mining
 from clray.lineage import collected, lease, verdicts
@@ -15,7 +16,7 @@ from clray.lineage.clock import now
 from clray.lineage.generation import Generation
 from clray.outcome import Outcome, expert_scores, line_outcome, score_matrix
 from clray.planner import Line, Plan, PlannedStage, check_space, generation_of, make_plan
-from clray.preparation import order_of, prepare_stage
+from clray.preparation import PreparedStage, order_of, prepare_stage
 from clray.recording import Recorder
 from clray.session import Session
 from clray.spec.recipe import describe
@@ -160,6 +161,7 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     if planned.pseudo and plan.store.read_json(planned.pseudo.path) is None:
         session.make_room_for_scoring()
         session.pool.imagine(planned.pseudo, plan.store, most=prepared.mixture.own.rows)
+    refer(plan, planned, prepared, session, watch)
     session.make_room_for_training()
     result = session.group.train(
         order_of(prepared, line, plan.store),
@@ -183,6 +185,18 @@ def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
         f"{result.training['tokens_per_second']:,.0f} tokens/s, {result.training['seconds']:.0f} s"
     )
     return generation
+
+
+def refer(plan: Plan, planned: PlannedStage, prepared: PreparedStage, session: Session, watch: Watcher) -> None:
+    """Has the parent score the pairs of an align stage, where it has not done so for these pairs before."""
+    wanted, store = prepared.references, plan.store
+    if wanted is None or Manifest.take(store, wanted.folder):
+        return
+    what = f"log-probabilities for {planned.stage.name}"
+    with lease.hold(store, wanted.digest, what, watch.say):
+        if Manifest.take(store, wanted.folder) is None:
+            session.make_room_for_scoring()
+            session.pool.refer(wanted, store, lambda done, of: watch.measuring(planned.stage.name, what, done, of))
 
 
 def judge(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Line:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from clray import continuing, cost, gating
+from clray import continuing, cost, gating, preferring
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
 from clray.evaluation.matrix import GENERAL
@@ -248,8 +248,10 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         if round_ and round_.of == ended:
             continue
         index = len(stages) + 1
-        gate, asked = stream.gate_of(stage), resolve(stream, stage, parent_stage, first=index == 1)
-        gating.check_gate(stage, gate, asked, first=index == 1)
+        alike = [old for old in stages if preferring.alike(old.stage, stage)]
+        preferring.check_replay(stage, [old.stage for old in stages])
+        gate, asked = stream.gate_of(stage), resolve(stream, stage, parent_stage, first=not alike)
+        gating.check_gate(stage, gate, asked, first=not alike)
         recipe = gating.raised(asked, gate, attempt)
         _check_positions(stage, recipe, base)
         _check_batch(stream, stage, recipe)
@@ -260,8 +262,8 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         grown = continuing.grown(stage, recipe, parent_stage, shape)
         examined = examined if round_ and round_.half == "cit" else parent
         made = _made_of(stream, stage, recipe, base, store, examined)
-        past = tuple((old.stage.name, old.round or old.own) for old in stages) if recipe.replays else ()
-        replay = _replay(stage, [old.stage for old in stages] if recipe.replays else (), recipe, store)
+        past = tuple((old.stage.name, old.round or old.own) for old in alike) if recipe.replays else ()
+        replay = _replay(stage, [old.stage for old in alike] if recipe.replays else (), recipe, store)
         planned = PlannedStage(
             stage=stage,
             index=index,
@@ -388,6 +390,7 @@ def _replay(stage: Stage, earlier: Sequence[Stage], recipe: Recipe, store: Store
     replay: dict[str, Any] = recipe.resolved["replay"]
     if replay["kind"] != "inscl":
         return replay
+    preferring.check_instructions(stage)
     for part in (stage, *earlier):
         if part.kind != "instruct":
             raise SpecError(
@@ -449,10 +452,15 @@ def _check_batch(stream: Stream, stage: Stage, recipe: Recipe) -> None:
 def _check_adapter(stage: Stage, recipe: Recipe, parent_stage: dict[str, Any]) -> None:
     """A shared attention reads prompts and cannot be merged: raises SpecError where that would be asked of it."""
     adapter, before = recipe.resolved["adapter"], parent_stage.get("adapter")
-    if adapter["kind"] == "sapt" and stage.kind != "instruct":
+    if adapter["kind"] == "sapt" and stage.kind not in ("instruct", "align"):
         raise SpecError(
             f"stage '{stage.name}': adapter sapt selects its blocks by an example's prompt, and plain text has none; "
             "give this stage another adapter, before the first sapt stage"
+        )
+    if adapter["kind"] == "sapt" and stage.kind == "align" and adapter["reflection"].get("generator"):
+        raise SpecError(
+            f"stage '{stage.name}': adapter.reflection.source pseudo: a generator writes inputs of instruction "
+            "records, and preference pairs are none; give this stage reflection.source rows"
         )
     if before and before["kind"] == "sapt" and (adapter["kind"] != "sapt" or adapter["targets"] != before["targets"]):
         raise SpecError(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clray import cost
+from clray import cost, preferring
 from clray.data import mixture, records
 from clray.data.batches import BatchPlan, plan_batches
 from clray.data.manifest import Manifest
 from clray.domain_size import small_domain
+from clray.evaluation.references import ReferenceSpec
 from clray.evolving import mining
 from clray.evolving.round import RoundSpec
 from clray.instructions.evidence import Survey
@@ -44,6 +45,14 @@ class PreparedStage:
     parts: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
     provisional: bool = False
+
+    @property
+    def references(self) -> ReferenceSpec | None:
+        """What the parent is asked of the pairs of an align stage before it is trained."""
+        if self.planned.stage.kind != "align":
+            return None
+        precision = self.planned.recipe.resolved["precision"]
+        return ReferenceSpec(generation=self.planned.parent, mixture=self.mixture.digest, precision=precision)
 
 
 def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedStage:
@@ -87,7 +96,7 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         batches=batches,
         cost=_cost(planned, packed, batches, line, store),
         parts=_parts(planned, [name for name, _ in own], packed),
-        notes=(*_notes(planned, waits, evidence, draws), *_domain(planned, own)),
+        notes=(*_notes(planned, waits, evidence, draws), *_domain(planned, own), *_left_out(planned, line)),
         provisional=waits,
     )
 
@@ -148,6 +157,7 @@ def order_of(prepared: PreparedStage, line: Line, store: Store) -> StageOrder:
         pseudo=planned.pseudo.path if planned.pseudo else "",
         keep_state=planned.keeps_state,
         parts=prepared.parts,
+        references=prepared.references.folder if prepared.references else "",
     )
 
 
@@ -192,6 +202,13 @@ def _domain(planned: PlannedStage, own: Sequence[tuple[str, Manifest]]) -> tuple
     """What a person should know of the size of the stage's own text before the model is trained on it."""
     warning = small_domain(planned.shape, planned.recipe.resolved, sum(manifest.tokens for _, manifest in own))
     return (warning,) if warning else ()
+
+
+def _left_out(planned: PlannedStage, line: Line) -> tuple[str, ...]:
+    """What a person should know of earlier stages that are not shown again, since another loss is taken on them."""
+    earlier = [one.stage for one in line.stages[: planned.index - 1]]
+    note = preferring.left_out(planned.stage, earlier) if planned.past else ""
+    return (note,) if note else ()
 
 
 def _cost(planned: PlannedStage, packed: Manifest, batches: BatchPlan, line: Line, store: Store) -> cost.Cost:

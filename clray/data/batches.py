@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from clray.data.manifest import Manifest, read_parts
 from clray.lineage.store import Store
@@ -15,24 +16,37 @@ from clray.lineage.store import Store
 
 @dataclass(frozen=True)
 class Sequence:
-    """One packed sequence: token ids (T), loss targets (T), lengths and origins of its segments."""
+    """One packed sequence: token ids (T), loss targets (T), lengths and origins of its segments.
+
+    Of preference pairs, whose halves follow each other as segments, chosen first, also the `references`: log p of each
+    segment's targets by the generation that the stage starts from.
+    """
 
     ids: np.ndarray
     targets: np.ndarray
     segments: np.ndarray
     origins: np.ndarray
+    references: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 class PackedShards:
-    """The packed sequences of a mixture, memory-mapped, read by number."""
+    """The packed sequences of a mixture, memory-mapped, read by number; of preference pairs with their `references`.
 
-    def __init__(self, store: Store, manifest: Manifest) -> None:
+    `num_units` is what a loss is divided by: the targets of each sequence, or its pairs.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, references: Manifest | None = None) -> None:
         table = read_parts(store, manifest)
         self.num_targets = table["num_targets"].to_numpy().astype(np.int64)
         self.num_tokens = table["num_tokens"].to_numpy().astype(np.int64)
         self._columns = {name: table[name].chunks for name in ("ids", "targets", "segments", "origins")}
         sizes = [len(chunk) for chunk in self._columns["ids"]]
         self._ends = np.cumsum(sizes)
+        self._references: pa.ListArray | None = None
+        self.num_units = self.num_targets
+        if references is not None:
+            self._references = read_parts(store, references)["log_probs"].combine_chunks()
+            self.num_units = np.diff(self._references.offsets.to_numpy()).astype(np.int64) // 2
 
     def __len__(self) -> int:
         return len(self.num_tokens)
@@ -44,7 +58,8 @@ class PackedShards:
             **{
                 name: chunks[chunk][inside].values.to_numpy(zero_copy_only=False)
                 for name, chunks in self._columns.items()
-            }
+            },
+            **({"references": self._references[row].values.to_numpy()} if self._references is not None else {}),
         )
 
 

@@ -130,8 +130,13 @@ def fit_prompt(prompt: list[int], answer: int, limit: int, form: Format, place: 
             f"{place}: the prompt ({len(prompt)} tokens) leaves no room for its answer ({answer} tokens) in "
             f"{limit} tokens; raise sequence_length, or set format.overlong to truncate or skip"
         )
-    head = (room + 1) // 2
-    return prompt[:head] + prompt[len(prompt) - (room - head) :]
+    return without_middle(prompt, room)
+
+
+def without_middle(ids: list[int], size: int) -> list[int]:
+    """The first and the last of the ids, `size` in all."""
+    head = (size + 1) // 2
+    return ids[:head] + ids[len(ids) - (size - head) :]
 
 
 def _messages(record: dict[str, Any]) -> list[dict[str, str]]:
@@ -149,6 +154,21 @@ def _chat_ids(tokenizer: Any, messages: list[dict[str, str]], generation: bool) 
         )
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
     return text_ids(tokenizer, text)
+
+
+def encode_turn(tokenizer: Any, messages: list[dict[str, str]], answer: str, place: str) -> list[int]:
+    """Token ids of the assistant's answer to the messages, as the chat template writes it behind their prompt.
+
+    Raises DataError where the template writes the prompt otherwise when the answer follows.
+    """
+    before = _chat_ids(tokenizer, messages, generation=True)
+    after = _chat_ids(tokenizer, [*messages, {"role": "assistant", "content": answer}], generation=False)
+    if after[: len(before)] != before or len(after) == len(before):
+        raise DataError(
+            f"{place}: the chat template rewrites the prompt when an answer follows, so the answer cannot be told "
+            "apart; give prompt, chosen and rejected as text, with a format.prompt template"
+        )
+    return after[len(before) :]
 
 
 def _encode_chat(tokenizer: Any, record: dict[str, Any], place: str) -> Encoded:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from clray.data.manifest import Manifest, Part, read_parts, write_part
-from clray.data.packing import best_fit_decreasing, cut
+from clray.data.packing import Piece, best_fit_decreasing, cut
 from clray.data.shuffle import by_part
 from clray.lineage.key import digest
 from clray.lineage.store import Store
@@ -23,6 +23,8 @@ VERSION = 1
 ROWS_PER_PART, TOKENS_PER_PART = 65536, 1 << 22
 ROWS_PER_TABLE = 4096
 COLUMNS = ["digest", "ids", "targets", "num_tokens", "num_targets"]
+CHOSEN = "num_chosen"
+"""Column of preference pairs: the tokens of the first half, which is a segment of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +156,23 @@ def _read(number: int, units: list[_Unit], store: Store, num_parts: int) -> Iter
     unit = units[number]
     folder = store.fetch(unit.manifest.folder)
     with pa.memory_map(str(folder / unit.part)) as file:
-        table = pa.ipc.open_file(file).read_all().select(COLUMNS)
+        table = pa.ipc.open_file(file).read_all()
+        table = table.select([*COLUMNS, *({CHOSEN} & set(table.column_names))])
         table = table if unit.rows is None else table.take(pa.array(unit.rows))
         for start in range(0, table.num_rows, ROWS_PER_TABLE):
             rows = table.slice(start, ROWS_PER_TABLE)
             part = [int(name[8:16], 16) % num_parts for name in rows["digest"].to_pylist()]
             origin = pa.array([unit.origin] * rows.num_rows, pa.int32())
             yield rows.append_column("origin", origin).append_column("part", pa.array(part, pa.int32()))
+
+
+def _segments(table: pa.Table, pieces: Sequence[Piece]) -> list[list[int]]:
+    """The lengths of each piece's segments: one, or those of the two halves of a preference pair."""
+    if CHOSEN not in table.column_names:
+        return [[piece.length] for piece in pieces]
+    firsts = table[CHOSEN].to_pylist()
+    assert len(pieces) == len(firsts), "a preference pair is never cut"
+    return [[firsts[piece.example], piece.length - firsts[piece.example]] for piece in pieces]
 
 
 def _pack(number: int, table: pa.Table, store: Store, folder: str, capacity: int, num_origins: int) -> dict[str, Any]:
@@ -170,6 +182,7 @@ def _pack(number: int, table: pa.Table, store: Store, folder: str, capacity: int
     pieces = cut(lengths, capacity)
     rows = best_fit_decreasing([piece.length for piece in pieces], capacity)
     placed = [pieces[index] for row in rows for index in row]
+    lying = _segments(table, pieces)
     sizes = np.asarray([piece.length for piece in placed], np.int32)
     firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     row_sizes = np.asarray([sum(pieces[index].length for index in row) for row in rows])
@@ -185,8 +198,10 @@ def _pack(number: int, table: pa.Table, store: Store, folder: str, capacity: int
         {
             "ids": pa.ListArray.from_arrays(ends, pa.array(ids.flatten().to_numpy()[tokens], pa.int32())),
             "targets": pa.ListArray.from_arrays(ends, pa.array(packed_targets, pa.bool_())),
-            "segments": pa.array([[pieces[i].length for i in row] for row in rows], pa.list_(pa.int32())),
-            "origins": pa.array([[origins[pieces[i].example] for i in row] for row in rows], pa.list_(pa.int16())),
+            "segments": pa.array([[n for i in row for n in lying[i]] for row in rows], pa.list_(pa.int32())),
+            "origins": pa.array(
+                [[origins[pieces[i].example] for i in row for _ in lying[i]] for row in rows], pa.list_(pa.int16())
+            ),
             "num_tokens": pa.array(row_sizes, pa.int32()),
             "num_targets": pa.array(np.add.reduceat(packed_targets.astype(np.int64), ends.to_numpy()[:-1]), pa.int32()),
         }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clray.data import formatting
+from clray.data import formatting, preferences
 from clray.data.manifest import Manifest, Part, write_part
 from clray.data.shuffle import by_part
 from clray.data.sources import Opened, Unit, open_source, read_unit
@@ -23,7 +23,10 @@ from clray.spec.source import Source
 from clray.spec.stream import Format
 
 VERSION = 2
-FIELDS = ("text", "title", "instruction", "input", "output", "messages", "question", "answer", "choices", "subject")
+FIELDS = (
+    *("text", "title", "instruction", "input", "output", "messages", "question", "answer", "choices", "subject"),
+    *("prompt", "chosen", "rejected"),
+)
 """All fields that a record of some kind may have."""
 BYTES_PER_PART = 1 << 24
 """Source text behind one shard file, and so what one task has to hold of a set."""
@@ -48,7 +51,8 @@ class RecordSpec:
 
         The number of parts decides the order of the rows, and so stands in it where there are several.
         """
-        shapes = {"instruct": [self.form.model_dump(mode="json"), self.limit], "generator": [self.limit]}
+        formed = [self.form.model_dump(mode="json"), self.limit]
+        shapes = {"instruct": formed, "align": formed, "generator": [self.limit]}
         shape = shapes.get(self.kind, [])
         parts = [self.num_parts] if self.num_parts > 1 else []
         return digest([VERSION, self.kind, [s.digest for s in self.sources], self.tokenizer_digest, shape, *parts])
@@ -68,7 +72,8 @@ def prepare(spec: RecordSpec, store: Store) -> Manifest:
     """The record set of the spec: taken from the store, or made on Ray Data and committed.
 
     Each row holds digest, ids, targets, num_tokens, num_targets and the text of its instruction ("" for plain
-    text; a dictionary column, so each instruction stands once a part). Rows are sorted by digest within a part
+    text; a dictionary column, so each instruction stands once a part); a preference pair also num_chosen, the tokens of
+    its first half. Rows are sorted by digest within a part
     and stand once, so the set does not depend on the order or layout of the files. Raises DataError with
     file and line at the first record that does not fit.
     """
@@ -161,6 +166,8 @@ def normalise(raw: dict[str, Any], kind: str, source: dict[str, Any], place: str
         if not isinstance(record.get("answer"), list):
             record["answer"] = [_filled(record, "answer", names, raw, place)]
         return {field: record[field] for field in ("question", "answer", "choices", "subject") if field in record}
+    if kind == "align":
+        return preferences.normalise(record, place)
     if "messages" in record:
         return {"messages": _checked_messages(record["messages"], place)}
     _filled(record, "instruction", names, raw, place)
@@ -217,16 +224,22 @@ def _encoded(number: int, units: list[Unit], spec: RecordSpec, num_parts: int, s
     encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, store)
     rows: list[formatting.Encoded] = []
     instructions: list[str] = []
+    firsts: list[int] = []
     waiting = 0
     for record, place in checked(units[number], spec.kind):
         instructions.append(formatting.instruction_text(record))
-        rows.append(_encode(encoder, record, spec, place) or formatting.Encoded([], []))
+        if spec.kind == "align":
+            encoded, first = preferences.encode(encoder, record, spec.form, spec.limit, place) or (None, 0)
+            firsts.append(first)
+        else:
+            encoded = _encode(encoder, record, spec, place)
+        rows.append(encoded or formatting.Encoded([], []))
         waiting += len(rows[-1].ids) + 1
         if waiting >= TOKENS_PER_TABLE:
-            yield _record_table(rows, instructions, num_parts)
-            rows, instructions, waiting = [], [], 0
+            yield _record_table(rows, instructions, num_parts, firsts)
+            rows, instructions, firsts, waiting = [], [], [], 0
     if rows:
-        yield _record_table(rows, instructions, num_parts)
+        yield _record_table(rows, instructions, num_parts, firsts)
 
 
 def _encode(encoder: Any, record: dict[str, Any], spec: RecordSpec, place: str) -> formatting.Encoded | None:
@@ -245,8 +258,11 @@ def _single(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "output": output[0]} if isinstance(output, list) else record
 
 
-def _record_table(rows: list[formatting.Encoded], instructions: list[str], num_parts: int) -> pa.Table:
+def _record_table(
+    rows: list[formatting.Encoded], instructions: list[str], num_parts: int, firsts: list[int]
+) -> pa.Table:
     digests = [digest([row.ids, "".join("01"[t] for t in row.targets)]) for row in rows]
+    chosen = {"num_chosen": pa.array(firsts, pa.int32())} if firsts else {}
     return pa.table(
         {
             "digest": pa.array(digests, pa.string()),
@@ -256,6 +272,7 @@ def _record_table(rows: list[formatting.Encoded], instructions: list[str], num_p
             "num_targets": pa.array([sum(row.targets) for row in rows], pa.int32()),
             "instruction": pa.array(instructions, pa.string()),
             "part": pa.array([int(d[:8], 16) % num_parts for d in digests], pa.int32()),
+            **chosen,
         }
     )
 

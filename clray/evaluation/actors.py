@@ -11,6 +11,7 @@ from clray.evaluation.evolution import Result
 from clray.evaluation.exam import ExamSpec
 from clray.evaluation.outcomes import aggregate
 from clray.evaluation.pseudo import AT_ONCE, PseudoSpec, Sample, record, write_samples
+from clray.evaluation.references import ReferenceSpec, commit, score_part
 from clray.evaluation.selection import selection
 from clray.evaluation.tasks import TaskSpec
 from clray.lineage.store import Store
@@ -50,6 +51,8 @@ class Scorer:
         match spec.task.scorer:
             case "choice":
                 return score_choices(model, examples, batch_tokens=budget, pad_id=pad)
+            case "preference":
+                return score_choices(model, examples, budget, pad, normalise=spec.task.normalise)
             case "generate":
                 answers = generate_answers(
                     model, encoder, examples, max_new_tokens=spec.task.max_new_tokens, batch_tokens=budget
@@ -84,6 +87,11 @@ class Scorer:
 
         model = self._load(spec.generator, spec.precision)
         return write_samples(model, tokenizer_here(spec.tokenizer, spec.tokenizer_digest, self._store), spec, chunk)
+
+    def refer(self, spec: ReferenceSpec, number: int, rows: range) -> dict[str, Any]:
+        """Scores and writes part `number` of the log-probabilities of preference pairs; its manifest entry."""
+        model = self._load(spec.generation, spec.precision)
+        return score_part(model, spec, self._store, number, rows, self._evaluation.batch_tokens)
 
     def _load(self, key: str, precision: str) -> Any:
         from clray.models.loading import load_model
@@ -190,6 +198,22 @@ class ScoringPool:
                 if len(samples) < spec.count:
                     samples, chunks = samples + some, chunks + 1
         store.write_json(spec.path, record(spec, samples, chunks * AT_ONCE, tokenizer(spec.tokenizer)))
+
+    def refer(self, spec: ReferenceSpec, store: Store, watch: Callable[[int, int], None]) -> None:
+        """Has the generation score the pairs of the mixture, and keeps the log-probabilities in the store."""
+        from ray.util import ActorPool
+
+        count = len(spec.shards(store))
+        shards = [range(at, min(at + self._shard, count)) for at in range(0, count, self._shard)]
+        answers = ActorPool(self._actors).map(
+            lambda actor, item: actor.refer.remote(spec, *item), list(enumerate(shards))
+        )
+        parts = []
+        with _plain_errors():
+            for part in answers:
+                parts.append(part)
+                watch(len(parts), len(shards))
+        commit(spec, store, parts)
 
     def release(self) -> None:
         """Ends the actors and gives their CPUs and devices back."""

@@ -13,8 +13,9 @@ Results = Sequence[dict[str, Any]]
 def aggregate(scorer: str, results: Results) -> dict[str, float]:
     """The scores of a task from the results of all its examples, those of its shards one after the other.
 
-    choice: accuracy, n. generate: exact_match, rouge_l, answered (shares in [0, 1]), n, and of what was checked format,
-    refusal_rate and compliance_rate. perplexity:
+    choice: accuracy, n. preference: accuracy, margin (mean of log p(chosen) - log p(rejected), in nats, of each token
+    where the task normalises), n. generate: exact_match, rouge_l, answered (shares in [0, 1]), n, and of what was
+    checked format, refusal_rate and compliance_rate. perplexity:
     perplexity (of a token), bits_per_byte, n (documents), tokens, bytes; both are ratios of totals, so long
     documents weigh more. The order of the results does not matter beyond rounding. Raises ValueError for an
     unknown scorer or no results.
@@ -28,6 +29,11 @@ def aggregate(scorer: str, results: Results) -> dict[str, float]:
 
 def _choice(results: Results) -> dict[str, float]:
     return {"accuracy": _mean(results, "correct")}
+
+
+def _preference(results: Results) -> dict[str, float]:
+    margins = [r["scores"][r["gold"]] - r["scores"][1 - r["gold"]] for r in results]
+    return {"accuracy": _mean(results, "correct"), "margin": fmean(margins)}
 
 
 def _generate(results: Results) -> dict[str, float]:
@@ -60,4 +66,5 @@ AGGREGATES: dict[str, Callable[[Results], dict[str, float]]] = {
     "choice": _choice,
     "generate": _generate,
     "perplexity": _perplexity,
+    "preference": _preference,
 }

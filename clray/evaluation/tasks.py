@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from clray.data import formatting, records
+from clray.data import formatting, preferences, records
 from clray.data.sources import Opened
 from clray.errors import DataError
 from clray.evaluation.choice import ChoiceExample
@@ -18,7 +18,14 @@ from clray.lineage.store import Store
 from clray.spec.stream import Format, Task
 
 VERSION = 1
-EXAMPLES = {"choice": ChoiceExample, "generate": GenerateExample, "perplexity": Document}
+EXAMPLES = {
+    "choice": ChoiceExample,
+    "generate": GenerateExample,
+    "perplexity": Document,
+    "preference": ChoiceExample,
+}
+KINDS = {"perplexity": "pretrain", "preference": "align"}
+"""Kind of record that a scorer reads, where that is not an instruction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,7 @@ class TaskSpec:
         shape += [task.max_new_tokens] if task.scorer == "generate" else []
         shape += [{"pattern": task.pattern}] if task.pattern is not None else []
         shape += [{"refusals": task.refusal_phrases}] if task.refusal_phrases else []
+        shape += [task.normalise] if task.scorer == "preference" else []
         return digest(
             [
                 VERSION,
@@ -60,8 +68,7 @@ def prepare(spec: TaskSpec, store: Store) -> int:
     """Number of the task's examples, which are then in the store. DataError where one cannot be measured."""
     place = f"tasks/{spec.digest}/examples.json"
     if not store.exists(place):
-        kind = "pretrain" if spec.task.scorer == "perplexity" else "instruct"
-        found = records.read(spec.sources, kind)[: spec.task.limit]
+        found = records.read(spec.sources, KINDS.get(spec.task.scorer, "instruct"))[: spec.task.limit]
         examples = _encode(spec, found)
         if not examples:
             raise DataError(
@@ -90,6 +97,8 @@ def _encode(spec: TaskSpec, found: list[tuple[dict[str, Any], str]]) -> list[Any
             made = [_document(tokenizer, record["text"]) for record, _ in found]
         case "generate":
             made = [_generate(spec, tokenizer, record, place) for record, place in found]
+        case "preference":
+            made = [_preference(spec, tokenizer, record, place) for record, place in found]
         case _:
             shared = spec.task.options or _all_outputs(found)
             made = [_choice(spec, tokenizer, record, place, shared) for record, place in found]
@@ -127,6 +136,15 @@ def _choice(
     if fitted is None:
         return None
     return ChoiceExample(prompt_ids=tuple(fitted), options=tuple(map(tuple, answers)), gold=options.index(gold))
+
+
+def _preference(spec: TaskSpec, tokenizer: Any, record: dict[str, Any], place: str) -> ChoiceExample | None:
+    """The rejected answer is the first option, so that of equals it is the one that counts as preferred."""
+    prompt, chosen, rejected = preferences.parts(tokenizer, record, spec.form, place)
+    fitted = formatting.fit_prompt(prompt, max(len(chosen), len(rejected)), spec.context, spec.form, place)
+    if fitted is None:
+        return None
+    return ChoiceExample(prompt_ids=tuple(fitted), options=(tuple(rejected), tuple(chosen)), gold=1)
 
 
 def _all_outputs(found: list[tuple[dict[str, Any], str]]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def flips(
     store: Store, tokenizer: str, task: str, scorer: str, before: Sequence[Any], after: Sequence[Any], most: int
 ) -> dict[str, Any]:
     """How many answers turned right and wrong, and the first `most` of each; empty for a scorer without answers."""
-    field = {"choice": "correct", "generate": "exact_match"}.get(scorer)
+    field = {"choice": "correct", "preference": "correct", "generate": "exact_match"}.get(scorer)
     if field is None:
         return {}
     turned: dict[str, list[int]] = {"right": [], "wrong": []}
@@ -44,7 +44,7 @@ def flips(
 
 
 def _flip(texts: _Texts, scorer: str, number: int, became: str, old: Any, new: Any) -> Flip:
-    if scorer == "choice":
+    if scorer in ("choice", "preference"):
         wanted, *said = (texts.option(number, place) for place in (new["gold"], old["prediction"], new["prediction"]))
     else:
         wanted, said = new["references"][0], [old["prediction"], new["prediction"]]

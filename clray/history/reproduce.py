@@ -131,6 +131,10 @@ class _Bench:
         pseudo = made.receipt.get("pseudo", {}).get("file", "")
         if pseudo:
             self.scratch.write_json(pseudo, self._need(self.store.read_json(pseudo), pseudo, made))
+        references = _references(made)
+        if references:
+            self._need(Manifest.load(self.store, references), references, made)
+            self._link(references)
         connect(stream.model_copy(update={"compute": _compute(stream, made)}))
         packed = self._pack(made)
         self._say(f"{made.stage_name}: trains {made.short} again on {packed.rows:,} rows of {made.parent[:10]}")
@@ -222,6 +226,7 @@ class _Bench:
             trust_remote_code=stream.model.trust_remote_code,
             pseudo=made.receipt.get("pseudo", {}).get("file", ""),
             keep_state=bool(made.files_below("optimiser")),
+            references=_references(made),
         )
 
     def _link(self, folder: str) -> None:
@@ -243,6 +248,11 @@ class _Bench:
                 "its record without it; run its stream again"
             )
         return found
+
+
+def _references(made: Generation) -> str:
+    """The folder of what the parent thought of the pairs of an align stage; "" for any other."""
+    return str(made.receipt.get("references", {}).get("folder", ""))
 
 
 def _compute(stream: Stream, made: Generation) -> Compute:

@@ -20,6 +20,10 @@ CURVE = {
     "loss": "train/loss",
     "learning_rate": "train/learning_rate",
     "tokens_per_second": "train/tokens_per_second",
+    "reward_margin": "train/reward_margin",
+    "reward_accuracy": "train/reward_accuracy",
+    "chosen_log_prob": "train/chosen_log_prob",
+    "rejected_log_prob": "train/rejected_log_prob",
 }
 SUMMARY = ("tokens", "targets", "steps", "seconds", "flops", "tokens_per_second", "first_loss", "last_loss")
 

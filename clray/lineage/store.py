@@ -6,6 +6,7 @@
                           optimiser/ where a stage carries its state, see train/carry.py
     scores/<key>/         one JSON file a task           each written whole
     pseudo/               samples of a generator         each written whole
+    references/<digest>/  log p of preference pairs      manifest.json committed last
     knowledge/<digest>/   passages to search             manifest.json committed last
     terms/<digest>/       counts of their terms          manifest.json committed last
     indexes/<digest>/     what they are searched by      manifest.json committed last

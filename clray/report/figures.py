@@ -84,6 +84,11 @@ LOSS = Course("loss", "loss", "training loss, nats per token")
 EXTRA_LOSS = Course("extra_loss", "added loss", "added to the loss", low=0.0)
 NEWEST_BLOCK = Course("newest_block_weight", "weight", "mean weight of the new block", low=0.0, high=1.0)
 
+REWARD_MARGIN = Course("reward_margin", "margin", "mean reward margin of the pairs")
+REWARD_ACCURACY = Course("reward_accuracy", "accuracy", "share of pairs with a margin above 0", low=0.0, high=1.0)
+CHOSEN = Course("chosen_log_prob", "log p(chosen)", "mean log p of the chosen answers, nats")
+REJECTED = Course("rejected_log_prob", "log p(rejected)", "mean log p of the rejected answers, nats")
+
 
 @dataclass(frozen=True)
 class CourseGroup:
@@ -108,6 +113,24 @@ COURSES = (
         "How much the shared attention gives to the block that the stage trains, on average over each step's batch. "
         "The first block stands alone, at one. Near zero a block gets hardly any gradient, so its stage learns little.",
     ),
+    (
+        REWARD_MARGIN,
+        "Reward margin of preference pairs",
+        "How much further the chosen answer has risen above the rejected one than in the generation that the stage "
+        "started from, times beta: zero at first, and above zero where the preference is learnt.",
+    ),
+    (
+        REWARD_ACCURACY,
+        "Pairs with a margin above zero",
+        "The share of each step's pairs whose chosen answer has gained on the rejected one.",
+    ),
+    (
+        CHOSEN,
+        "Chosen answers",
+        "How likely the chosen answers are. Where this falls together with the rejected ones, the model forgets both "
+        "(align.likelihood holds it).",
+    ),
+    (REJECTED, "Rejected answers", "How likely the rejected answers are."),
 )
 
 

@@ -46,7 +46,7 @@ class Recipe:
 def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = False) -> Recipe:
     """The recipe of `stage` on top of a parent whose resolved stage is `parent` (empty for generation 0).
 
-    The `first` stage has no past to replay, so its replay counts as none, and streams that differ only in
+    A `first` stage has no past to replay, so its replay counts as none, and streams that differ only in
     replay share its generation.
     """
     origins: dict[str, Origin] = {}
@@ -70,6 +70,7 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
             "precision": stream.compute.precision,
             **method,
             **({"evolve": stage.evolve.settings} if stage.evolve else {}),
+            **({"align": _pick("align", stage, stream, parent, "align", origins)} if stage.kind == "align" else {}),
         },
         inheritance=origins,
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from clray.spec.align import Align
 from clray.spec.evolve import Evolve, Round
 from clray.spec.gate import Gate
 from clray.spec.length import Length
@@ -162,9 +163,10 @@ class Stage(Strict):
     """One unit of training. What it leaves out comes from the stream."""
 
     name: str = Field(pattern=NAME)
-    kind: Literal["pretrain", "instruct", "evolve"]
+    kind: Literal["pretrain", "instruct", "align", "evolve"]
     data: Sources = Field((), description="what is trained on; an evolve stage finds it itself")
     evolve: Evolve | None = Field(None, description="questions and knowledge of an evolve stage")
+    align: Align = Field(Align(), description="the loss of an align stage")
     length: Length = Length(epochs=1)
     method: Method = Method()
     optimiser: Optimiser = Optimiser()
@@ -182,6 +184,8 @@ class Stage(Strict):
             raise ValueError("an evolve stage takes 'evolve' (questions and knowledge), and no 'data'")
         if self.kind != "evolve" and (self.evolve is not None or not self.data):
             raise ValueError(f"a stage of kind {self.kind} takes 'data', and no 'evolve'")
+        if self.kind != "align" and "align" in self.model_fields_set:
+            raise ValueError(f"'align' is for stages of kind align; this one is of kind {self.kind}")
         return self
 
 
@@ -209,7 +213,7 @@ class Task(Strict):
     """Something measured: examples + a scorer."""
 
     name: str = Field(pattern=NAME)
-    scorer: Literal["choice", "generate", "perplexity"]
+    scorer: Literal["choice", "generate", "perplexity", "preference"]
     data: Sources = Field(min_length=1)
     metric: (
         Literal[
@@ -239,6 +243,9 @@ class Task(Strict):
     options: tuple[str, ...] | None = Field(
         None, description="answers to choose from; default: each record's `choices`, else all outputs of the task"
     )
+    normalise: Literal["none", "tokens"] = Field(
+        "none", description="preference: answers are compared by log p, or by log p divided by their tokens"
+    )
     max_new_tokens: int = Field(32, ge=1)
     context: int | None = Field(None, ge=8, description="perplexity: tokens a window sees; default sequence_length")
     limit: int | None = Field(None, ge=1, description="at most so many examples")
@@ -251,6 +258,8 @@ class Task(Strict):
                 f"metric '{self.metric}' does not fit scorer '{self.scorer}'; "
                 f"one of {', '.join(METRICS[self.scorer])} does"
             )
+        if self.scorer != "preference" and "normalise" in self.model_fields_set:
+            raise ValueError(f"'normalise' is for scorer preference; this task has scorer {self.scorer}")
         return self
 
     @model_validator(mode="after")
@@ -283,6 +292,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "choice": ("accuracy",),
     "generate": ("exact_match", "rouge_l", "format", "refusal_rate", "compliance_rate"),
     "perplexity": ("bits_per_byte", "perplexity"),
+    "preference": ("accuracy",),
 }
 REFUSALS = (
     "I cannot",
@@ -319,6 +329,7 @@ class Stream(Strict):
     sequence_length: int = Field(256, ge=8, description="tokens of one packed sequence")
     format: Format = Format()
     gate: Gate | None = Field(None, description="what a generation must keep to become the parent of the next stage")
+    align: Align = Field(Align(), description="the loss of align stages")
     stages: tuple[Stage, ...] = Field(min_length=1)
     order: Literal["given", "reverse", "random", "similar"] | tuple[str, ...] = Field(
         "given",

@@ -14,6 +14,7 @@ from clray.train import state
 from clray.train.extra import make_extra
 from clray.train.objective import TargetLoss
 from clray.train.order import StageOrder
+from clray.train.preference import PreferenceLoss
 
 SHARED_MEMORY = "deepspeed_shm_comm"
 """DeepSpeed's all-reduce between CPU ranks of one node, which it compiles at its first start on a machine. Left
@@ -66,8 +67,9 @@ def build_engine(model: Any, order: StageOrder, world: int) -> Any:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     optimiser, extra = order.recipe["optimiser"], make_extra(model, order.recipe["adapter"], order.seed)
+    preference = PreferenceLoss(order.recipe["align"]) if order.references else None
     engine, *_ = deepspeed.initialize(
-        model=TargetLoss(model, order.compute["compile"], extra, order.parts),
+        model=TargetLoss(model, order.compute["compile"], extra, order.parts, preference),
         optimizer=torch.optim.AdamW(
             _groups(model, optimiser["weight_decay"]),
             lr=0.0,

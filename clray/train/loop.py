@@ -32,7 +32,9 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     store = Store(order.storage)
     manifest = Manifest.load(store, f"mixtures/{order.mixture}")
     assert manifest is not None, f"mixture {order.mixture} was not prepared"
-    shards = PackedShards(store, manifest)
+    references = Manifest.load(store, order.references) if order.references else None
+    assert bool(references) == bool(order.references), f"{order.references} was not prepared"
+    shards = PackedShards(store, manifest, references)
     plan = plan_batches(order.recipe["length"], len(shards), manifest.tokens, order.recipe["batch"], order.seed)
     parent = require(store, order.parent)
     behind = carry.steps_behind(store, order.recipe, parent)
@@ -95,23 +97,23 @@ def _steps(
 def _step(
     engine: Any, shards: PackedShards, plan: BatchPlan, step: int, order: StageOrder, context: Context, wish: int
 ) -> tuple[float, dict[str, float], int]:
-    """One optimiser step over global batch `step`: its mean loss over target tokens (nats), what else is to be seen of
-    it, and rank 0's wish.
+    """One optimiser step over global batch `step`: its mean loss over target tokens (nats) or pairs, what else is to be
+    seen of it, and rank 0's wish.
 
-    DeepSpeed averages over ranks and accumulation, so the sum is scaled by both and divided by the targets of
-    the whole batch, which every rank knows from the manifest: the number of workers does not change the loss.
+    DeepSpeed averages over ranks and accumulation, so the sum is scaled by both and divided by the targets (or pairs)
+    of the whole batch, which every rank knows from the manifest: the number of workers does not change the loss.
     """
-    targets = max(1, int(shards.num_targets[plan.rows(step)].sum()))
+    units = max(1, int(shards.num_units[plan.rows(step)].sum()))
     micro = order.compute["micro_batch"]
     rounds = context.world * engines.accumulation(order, context.world)
     torch.manual_seed(int(np.random.SeedSequence([order.seed, step, context.rank]).generate_state(1)[0]))
-    parts = engine.module.parts
-    total = torch.zeros(5 + 2 * len(parts), device=context.device)
+    watched = engine.module.watched
+    total = torch.zeros(5 + 2 * len(watched), device=context.device)
     total[4] = wish
     for rows in plan.micro_batches(step, context.rank, context.world, micro):
         loss = engine(collate(shards, rows, micro).to(context.device))
         term, gate = engine.module.term, engine.module.gate
-        engine.backward(loss * (rounds / targets) + term)
+        engine.backward(loss * (rounds / units) + term)
         engine.step()
         total[:4] += torch.stack([loss.detach().float(), term.detach().float(), *gate])
         total[5:] += engine.module.seen.flatten()
@@ -121,8 +123,8 @@ def _step(
     more = {"extra_loss": extra / rounds} if extra else {}
     if instances:
         more["newest_block_weight"] = newest / instances
-    more |= {f"loss_{part}": seen[2 * n] / seen[2 * n + 1] for n, part in enumerate(parts) if seen[2 * n + 1]}
-    return summed / targets, more, int(agreed)
+    more |= {name: seen[2 * n] / seen[2 * n + 1] for n, name in enumerate(watched) if seen[2 * n + 1]}
+    return summed / units, more, int(agreed)
 
 
 def _write(

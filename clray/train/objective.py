@@ -16,6 +16,7 @@ from clray.models import masks
 from clray.models.projection import projected_at
 from clray.models.routing import routed
 from clray.train.extra import Extra
+from clray.train.preference import PreferenceLoss
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class MicroBatch:
     """Packed sequences as tensors: ids, positions and segments (B, T); flat target positions and labels (N).
 
     `bounds` (S + 1) are those of the segments in the flattened rows, `longest` is the length of the longest. `prompt`
-    (B, T) is true before the first target of each segment. `origins` (N) are the targets' origins in the mixture.
+    (B, T) is true before the first target of each segment. `origins` (N) are the targets' origins in the mixture. Of
+    preference pairs, `halves` (N) number the segments of the targets, and `references` (S) are log p of each segment.
     """
 
     ids: torch.Tensor
@@ -35,6 +37,8 @@ class MicroBatch:
     bounds: torch.Tensor
     prompt: torch.Tensor
     longest: int
+    halves: torch.Tensor
+    references: torch.Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same tensors on the device."""
@@ -64,16 +68,20 @@ def collate(shards: PackedShards, rows: np.ndarray, size: int) -> MicroBatch:
     segments = [s.segments for s in sequences] or [np.asarray([length])]
     flat = targets.flatten().nonzero().squeeze(1)
     bounds = masks.bounds(segments, length)
+    ids_of_segments = masks.segment_ids(segments, length)
+    before = np.cumsum([0, *map(len, segments[:-1])])
     return MicroBatch(
         ids=ids,
         positions=masks.positions(segments, length),
-        segments=masks.segment_ids(segments, length),
+        segments=ids_of_segments,
         index=flat - 1,
         labels=ids.flatten()[flat],
         origins=origins.flatten()[flat],
         bounds=bounds,
         prompt=prompt,
         longest=int(bounds.diff().max()),
+        halves=(ids_of_segments + torch.from_numpy(before)[:, None]).flatten()[flat],
+        references=torch.from_numpy(np.concatenate([np.empty(0), *(s.references for s in sequences)])).float(),
     )
 
 
@@ -94,7 +102,8 @@ class TargetLoss(nn.Module):
     loss (see `Extra`), and `gate` (2): the newest LoRA block's weight under a shared attention, summed over the batch's
     instances, and their number. `compiled` layers and cross-entropy go through torch.compile. With `parts` (see
     StageOrder) targets are weighed by their origin, and each pass leaves in `seen` (P, 2) the unweighed cross-entropies
-    of each part's targets, summed, and their number.
+    of each part's targets, summed, and their number. Of preference pairs, with the loss `preference`, `seen` (K, 2) has
+    what that is to be seen of them instead. `watched` names the rows of `seen` for the training curve.
     Raises ModelError where the model cannot keep the documents of a packed row apart.
     """
 
@@ -104,6 +113,7 @@ class TargetLoss(nn.Module):
         compiled: bool = False,
         extra: Extra | None = None,
         parts: Iterable[tuple[str, float]] = (),
+        preference: PreferenceLoss | None = None,
     ) -> None:
         super().__init__()
         masks.check_packing(model)
@@ -111,6 +121,8 @@ class TargetLoss(nn.Module):
         self.term = self.gate = self.seen = torch.zeros(())
         parts = list(parts)
         self.parts = list(dict.fromkeys(name for name, _ in parts))
+        self.preference = preference
+        self.watched = preference.names if preference else [f"loss_{part}" for part in self.parts]
         self._part_of = torch.tensor([self.parts.index(name) for name, _ in parts])
         self._weight_of = torch.tensor([weight for _, weight in parts])
         self._cross_entropy = torch.compile(cross_entropy) if compiled else cross_entropy
@@ -118,10 +130,11 @@ class TargetLoss(nn.Module):
             compile_layers(model)
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
-        """The sum of the cross-entropies (nats) over the batch's targets; 0 with gradient where there are none."""
+        """The sum of the cross-entropies (nats) over the batch's targets, or of the losses over its pairs; 0 with
+        gradient where there are none."""
         apart = masks.packed_inputs(self.model, batch.segments, batch.bounds, batch.longest)
         index = batch.index if len(batch.index) else batch.index.new_zeros(1)
-        self.seen = torch.zeros(len(self.parts), 2, device=batch.ids.device)
+        self.seen = torch.zeros(len(self.watched), 2, device=batch.ids.device)
         with routed(self.model, batch.prompt, batch.segments), projected_at(self.model, index):
             logits = self.model(batch.ids, position_ids=batch.positions, use_cache=False, **apart).logits
             self.gate = newest_weight(self.model, batch)
@@ -130,7 +143,10 @@ class TargetLoss(nn.Module):
         return total
 
     def _sum(self, logits_NV: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
-        """The sum of the batch's cross-entropies, each times its part's weight."""
+        """The sum of the batch's cross-entropies, each times its part's weight, or of its pairs' losses."""
+        if self.preference:
+            total, self.seen = self.preference(logits_NV, batch.labels, batch.halves, batch.references)
+            return total
         if not self.parts:
             return self._cross_entropy(logits_NV, batch.labels)
         losses_N = nn.functional.cross_entropy(logits_NV.float(), batch.labels, reduction="none")

@@ -14,7 +14,8 @@ class StageOrder:
     shards. `recipe` is the resolved stage, which alone with seed, parent and mixture decides the result;
     `compute` says how it is carried out. `pseudo` is the store's file of the task's pseudo-samples, "" without any.
     With `keep_state` the optimiser's state stays beside the generation, for the next stage. `parts` says to which part
-    of the loss each origin of the mixture belongs, and what its targets weigh; empty: all alike.
+    of the loss each origin of the mixture belongs, and what its targets weigh; empty: all alike. `references` is the
+    store's folder of what the parent thinks of the preference pairs of an align stage, "" for any other.
     """
 
     storage: str
@@ -29,6 +30,7 @@ class StageOrder:
     pseudo: str = ""
     keep_state: bool = False
     parts: tuple[tuple[str, float], ...] = ()
+    references: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ MEAN_OF = 256
 
 
 def own_prompts(shards: PackedShards, plan: BatchPlan) -> Iterator[np.ndarray]:
-    """Token ids of the prompts of the stage's own examples, in the order in which they are trained on."""
+    """Token ids of the prompts of the stage's own examples, in the order in which they are trained on; a preference
+    pair's once."""
     seen: set[int] = set()
     for step in range(plan.steps):
         for row in plan.rows(step):
@@ -29,9 +30,10 @@ def own_prompts(shards: PackedShards, plan: BatchPlan) -> Iterator[np.ndarray]:
             seen.add(int(row))
             sequence = shards[int(row)]
             prompt, start = before_first_target(sequence), 0
-            for length, origin in zip(sequence.segments, sequence.origins, strict=True):
+            halves = 2 if len(sequence.references) else 1
+            for number, (length, origin) in enumerate(zip(sequence.segments, sequence.origins, strict=True)):
                 stop = start + int(length)
-                if origin == 0:
+                if origin == 0 and number % halves == 0:
                     yield sequence.ids[start:stop][prompt[start:stop]].astype(np.int64)
                 start = stop
 

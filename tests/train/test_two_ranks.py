@@ -1,34 +1,16 @@
 """Frozen parts, new layers and carried state with two workers: the same losses as with one."""
 
-import dataclasses
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from safetensors.torch import load_file
 
-import clray
 from clray.lineage.store import Store
 from clray.models.loading import load_model
 from clray.preparation import order_of, prepare_stage
+from two_ranks import by_two
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 CARRY = "optimiser={learning_rate: 1e-3, state: carry}"
 MICRO = "compute.micro_batch=4"
-
-
-def by_two(order, folder):
-    """Trains the order in two processes; returns losses and files."""
-    (folder / "order.json").write_text(json.dumps(dataclasses.asdict(order)))
-    script, result = Path(__file__).parent / "rank.py", folder / "result.json"
-    how = [str(folder / "group"), str(folder / "order.json"), str(result)]
-    env = {**os.environ, "PYTHONPATH": str(Path(clray.__file__).parents[1])}
-    ranks = [subprocess.Popen([sys.executable, str(script), str(rank), "2", *how], env=env) for rank in range(2)]
-    assert [rank.wait(300) for rank in ranks] == [0, 0]
-    return json.loads(result.read_text())
 
 
 @pytest.mark.parametrize("zero", [1, 3])
