@@ -108,7 +108,7 @@ def _block(texts: Sequence[str], numbers: _Numbers) -> Block:
 def _together(
     blocks: list[Block], order: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Passages and counts of all blocks, which are let go one by one; `order` are the terms' numbers by the alphabet."""
+    """Passages and counts of all blocks, let go one by one; `order` are the terms' numbers by the alphabet."""
     passages, counts = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.int32)
     place, first = np.empty(len(order), np.int64), 0
     place[order] = ends[:-1]
