@@ -8,8 +8,8 @@ with the English stemmer and no stop words, index, save, load memory-mapped, ret
 `Bm25.search` on a local Ray of two CPUs; starting Ray and its workers is not counted (a small set is indexed first).
 Each line is a process tree of its own; memory is the largest sum of its proportional set sizes, Ray's own processes
 and object store included. CPU time is that of the same tree, and ratios are of CPU time, which neighbours change least.
-Searching is measured on the second pass: the first one maps the index. A line that takes more than its time or memory is
-ended and says so.
+Searching is measured on the second pass: the first one maps the index. A line that takes too long or too much memory
+is ended and says so.
 """
 
 from __future__ import annotations
