@@ -253,7 +253,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         resolved = {**recipe.resolved, "replay": kept.identity(replay)}
         key = generation_key(parent, resolved, planned.sources, [spec.digest for _, spec in planned.past], stream.seed)
         stages.append(replace(planned, key=key))
-        judged = judging.judgement_of(key, store) if round_ else None
+        judged = judging.judgement_of(key, store, round_.stop) if round_ else None
         ended = round_.of if round_ and judged and judged["stop"] else ended
         parent, parent_stage = key, recipe.resolved
     return Line(name=name, stream=stream, base=base, stages=tuple(stages))

@@ -13,9 +13,9 @@ Results = Sequence[dict[str, Any]]
 def aggregate(scorer: str, results: Results) -> dict[str, float]:
     """The scores of a task from the results of all its examples, those of its shards one after the other.
 
-    choice: accuracy, n. generate: exact_match, rouge_l, answered (shares in [0, 1]), n. perplexity:
-    perplexity (of a token), bits_per_byte, n (documents), tokens, bytes; both are ratios of totals, so long
-    documents weigh more. The order of the results does not matter beyond rounding. Raises ValueError for an
+    choice: accuracy, n. generate: exact_match, rouge_l, answered, and judge where there was one (shares in [0, 1]), n.
+    perplexity: perplexity (of a token), bits_per_byte, n (documents), tokens, bytes; both are ratios of totals, so
+    long documents weigh more. The order of the results does not matter beyond rounding. Raises ValueError for an
     unknown scorer or no results.
     """
     if scorer not in AGGREGATES:
@@ -30,7 +30,8 @@ def _choice(results: Results) -> dict[str, float]:
 
 
 def _generate(results: Results) -> dict[str, float]:
-    return {name: _mean(results, name) for name in ("exact_match", "rouge_l", "answered")}
+    judge = ("judge",) if "judge" in results[0] else ()
+    return {name: _mean(results, name) for name in ("exact_match", "rouge_l", "answered", *judge)}
 
 
 def _perplexity(results: Results) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from clray.spec.endpoint import Judge
 from clray.spec.evolve import Evolve, Round
 from clray.spec.length import Length
 from clray.spec.method import Batch, Method, Optimiser
@@ -202,7 +203,7 @@ class Task(Strict):
     name: str = Field(pattern=NAME)
     scorer: Literal["choice", "generate", "perplexity"]
     data: Sources = Field(min_length=1)
-    metric: Literal["accuracy", "exact_match", "rouge_l", "bits_per_byte", "perplexity"] | None = Field(
+    metric: Literal["accuracy", "exact_match", "rouge_l", "judge", "bits_per_byte", "perplexity"] | None = Field(
         None, description="the score of the matrix; default: accuracy, exact_match or bits_per_byte by scorer"
     )
     options: tuple[str, ...] | None = Field(
@@ -212,6 +213,15 @@ class Task(Strict):
     context: int | None = Field(None, ge=8, description="perplexity: tokens a window sees; default sequence_length")
     limit: int | None = Field(None, ge=1, description="at most so many examples")
     format: Format | None = None
+    judge: Judge | None = Field(None, description="generate: the model that says which answers are right (judge)")
+
+    @model_validator(mode="after")
+    def _is_judged(self) -> Task:
+        if self.judge and self.scorer != "generate":
+            raise ValueError(f"'judge' looks at written answers, which scorer '{self.scorer}' has none of")
+        if self.metric == "judge" and not self.judge:
+            raise ValueError("metric 'judge' needs the model that judges: judge: {url: ..., model: ...}")
+        return self
 
     @model_validator(mode="after")
     def _metric_fits(self) -> Task:
@@ -230,7 +240,7 @@ class Task(Strict):
 
 METRICS: dict[str, tuple[str, ...]] = {
     "choice": ("accuracy",),
-    "generate": ("exact_match", "rouge_l"),
+    "generate": ("exact_match", "rouge_l", "judge"),
     "perplexity": ("bits_per_byte", "perplexity"),
 }
 LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity"})
