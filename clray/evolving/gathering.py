@@ -10,8 +10,8 @@ import numpy as np
 
 from clray.data.questions import Question
 from clray.evolving.round import READING, RoundSpec
-from clray.instructions import workers
 from clray.instructions import points as by_model
+from clray.instructions import workers
 from clray.instructions.lexical import lexical_tags
 from clray.lineage.key import digest
 from clray.lineage.store import Store
