@@ -8,7 +8,8 @@ with the English stemmer and no stop words, index, save, load memory-mapped, ret
 `Bm25.search` on a local Ray of two CPUs; starting Ray and its workers is not counted (a small set is indexed first).
 Each line is a process tree of its own; memory is the largest sum of its proportional set sizes, Ray's own processes
 and object store included. CPU time is that of the same tree, and ratios are of CPU time, which neighbours change least.
-Searching is measured on the second pass: the first one maps the index.
+Searching is measured on the second pass: the first one maps the index. A line that takes too long or too much memory
+is ended and says so.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow as pa
 
-WORDS, QUERY, PART, TOP = 150, 8, 50_000, 10
+WORDS, QUERY, PART, SLICE, TOP = 150, 8, 50_000, 16_384, 10
 
 
 def make_passages(sentences: Sequence[str], count: int, store: Any, folder: str) -> Any:
@@ -103,12 +105,13 @@ def alone(root: str, count: int, queries: list[str]) -> dict[str, dict[str, floa
     shelf = Shelf(store, Manifest.load(store, f"knowledge/{count}"))
     stemmer = Stemmer.Stemmer("english")
 
-    def tokens(texts: list[str]) -> Any:
+    def tokens(texts: Iterable[str]) -> Any:
         return bm25s.tokenize(texts, stopwords=None, stemmer=stemmer, show_progress=False)
 
     def build(folder: str) -> None:
         index = bm25s.BM25(method="lucene")
-        index.index(tokens(shelf.texts(0, count)), show_progress=False)
+        slices = (shelf.texts(start, min(start + SLICE, count)) for start in range(0, count, SLICE))
+        index.index(tokens(chain.from_iterable(slices)), show_progress=False)
         index.save(folder, show_progress=False)
 
     with tempfile.TemporaryDirectory(dir=root) as folder:
@@ -163,17 +166,19 @@ WARM = 200
 """Passages of the set that wakes the workers."""
 
 
-def watched(command: list[str], limit: float) -> dict[str, Any]:
-    """What the child printed last, and the peak memory of its process tree in MiB; {} where it took too long."""
+def watched(command: list[str], seconds: float, gib: float) -> dict[str, Any]:
+    """What the child printed last, and the peak memory of its process tree in MiB; where that or the time went over
+    the limit, why it was stopped."""
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak, start = 0, time.monotonic()
     while child.poll() is None:
         peak = max(peak, memory(psutil.Process(child.pid)))
-        if time.monotonic() - start > limit:
+        late = time.monotonic() - start > seconds
+        if late or peak > gib * 2**30:
             for process in tree(psutil.Process(child.pid)):
                 process.kill()
             child.wait()
-            return {}
+            return {"stopped": f"not done in {seconds:g} s" if late else f"more than {gib:g} GiB"}
         time.sleep(0.3)
     assert child.stdout is not None
     return {**json.loads(child.stdout.read().splitlines()[-1]), "peak": peak / 2**20}
@@ -197,7 +202,8 @@ def main() -> None:
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--shards", default="1,2")
     parser.add_argument("--queries", type=int, default=512)
-    parser.add_argument("--limit-seconds", type=float, default=600)
+    parser.add_argument("--limit-seconds", type=float, default=600, help="of one line of the table")
+    parser.add_argument("--limit-gib", type=float, default=6, help="memory of one line's processes; more ends it")
     parser.add_argument("--child", nargs=3, metavar=("ROOT", "COUNT", "SHARDS"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     lines = Path(asked.passages).read_text(encoding="utf-8").splitlines()
@@ -229,8 +235,10 @@ def table(asked: argparse.Namespace, sentences: list[str]) -> None:
             for shards in (0, *map(int, asked.shards.split(","))):
                 load = os.getloadavg()[0]
                 command = [sys.executable, __file__, asked.passages, "--queries", str(asked.queries)]
-                found = watched([*command, "--child", root, str(count), str(shards)], asked.limit_seconds)
-                first = first or found
+                found = watched(
+                    [*command, "--child", root, str(count), str(shards)], asked.limit_seconds, asked.limit_gib
+                )
+                first = first or ({} if "stopped" in found else found)
                 name = f"clray, {shards} shard{'s'[: shards > 1]}" if shards else "bm25s alone"
                 print(line(count, name, found, first, asked, load), flush=True)
             Store(root).delete(f"knowledge/{count}")
@@ -238,13 +246,15 @@ def table(asked: argparse.Namespace, sentences: list[str]) -> None:
 
 def line(count: int, name: str, found: dict[str, Any], first: dict[str, Any], asked: Any, load: float) -> str:
     """One row of the table."""
-    if not found:
-        return f"| {count:,} | {name} | not done in {asked.limit_seconds:g} s | | | | | | | {load:.1f} |"
+    if "stopped" in found:
+        return f"| {count:,} | {name} | {found['stopped']} | | | | | | | {load:.1f} |"
     build, search = found["build"], found["search"]
-    builds, searches = (found[name]["cpu"] / first[name]["cpu"] for name in ("build", "search"))
+    builds, searches = (
+        f"{found[name]['cpu'] / first[name]['cpu']:.2f}x" if first else "" for name in ("build", "search")
+    )
     return (
-        f"| {count:,} | {name} | {build['wall']:.1f} s | {build['cpu']:.1f} s | {builds:.2f}x "
-        f"| {asked.queries / search['wall']:,.0f} | {search['cpu'] / asked.queries * 1000:.2f} ms | {searches:.2f}x "
+        f"| {count:,} | {name} | {build['wall']:.1f} s | {build['cpu']:.1f} s | {builds} "
+        f"| {asked.queries / search['wall']:,.0f} | {search['cpu'] / asked.queries * 1000:.2f} ms | {searches} "
         f"| {found['peak']:,.0f} MiB | {load:.1f} |"
     )
 

@@ -204,11 +204,12 @@ def judge(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     asked = planned.round
     if asked is None or line.role != "chain" or asked.round.half == "cpt":
         return line
-    judgement = judging.judgement_of(planned.key, plan.store)
+    stop = asked.round.stop
+    judgement = judging.judgement_of(planned.key, plan.store, stop, asked.exam.digest)
     if judgement is None:
         session.connect()
         session.make_room_for_scoring()
-        earlier = [judging.judgement_of(one.key, plan.store) for one in line.rounds_before(planned)]
+        earlier = [judging.judgement_of(one.key, plan.store, stop) for one in line.rounds_before(planned)]
         judgement = judging.judge(
             asked, planned.key, [one for one in earlier if one], plan.store, session.pool, examining(planned, watch)
         )

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +11,9 @@ from watchers import Quiet
 from clray import conductor
 from clray.corpus import corpus_stream, mine_corpus
 from clray.errors import SpecError
+from clray.evaluation.actors import ScoringPool
+from clray.evolving import mining
+from clray.mining.leak import HeldOut
 from clray.planner import make_plan
 from clray.preparation import prepare_stage
 from clray.spec import loading
@@ -129,6 +133,24 @@ def held_out(outcome):
 
     named = {one.text: one.name for one in load(outcome.plan.store, spec.questions.digest)}
     return [{**question, "name": named[question["text"]]} for question in asked if question["heldout"]]
+
+
+def test_with_the_leak_filter_off_held_out_questions_stand_in_the_set(outcome, monkeypatch):
+    """The same exam, mined once as it is and once with the filter off: what the filter is there for is seen."""
+    store, spec = outcome.plan.store, outcome.plan.lines[0].stages[1].round
+    examined = ScoringPool.__new__(ScoringPool)  # every answer is in the store: no actor is needed
+
+    def told(seed):
+        mined = replace(spec, seed=seed)
+        manifest = mining.mine(mined, store, examined, lambda _: None, lambda *_: None)
+        files = [store.path(f"{mined.folder}/{name}") for name in manifest["files"]]
+        texts = [json.dumps(row) for file in files for row in pq.read_table(file).to_pylist()]
+        store.delete(mined.folder)
+        return [one["text"] for one in held_out(outcome) if any(one["text"] in text for text in texts)]
+
+    assert told(98) == []
+    monkeypatch.setattr(HeldOut, "leaks", lambda self, texts: {})
+    assert told(99)
 
 
 def test_passages_and_instructions_have_their_shares_of_the_loss(outcome, stream):

@@ -6,9 +6,9 @@ import unicodedata
 
 import regex
 
-# Scripts written without spaces between words, where a run of letters is not a word.
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
-ALONE = regex.compile(rf"[{UNSPACED}]\p{{M}}*", regex.VERSION1)
+from clray.data.scripts import BY_CHARACTER
+
+ALONE = regex.compile(rf"[{BY_CHARACTER}]\p{{M}}*", regex.VERSION1)
 # Punctuation at an end is dropped, except where it is part of the answer: C#, 50%, -3, .5.
 ENDS = regex.compile(r"^(?:(?![-.]\p{N})[\p{P}\s])+|[\p{P}\s--[#%‰@&]]+$", regex.VERSION1)
 

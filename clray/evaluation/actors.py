@@ -13,7 +13,7 @@ from clray.evaluation.outcomes import aggregate
 from clray.evaluation.pseudo import AT_ONCE, PseudoSpec, Sample, record, write_samples
 from clray.evaluation.references import ReferenceSpec, commit, score_part
 from clray.evaluation.selection import selection
-from clray.evaluation.tasks import TaskSpec
+from clray.evaluation.tasks import TaskSpec, graded
 from clray.lineage.store import Store
 from clray.ray_session import find_user_error
 from clray.spec.stream import Evaluation, Stream
@@ -150,7 +150,8 @@ class ScoringPool:
                     _keep(store, key, task, results.pop(task.digest))
 
     def examine(self, key: str, spec: ExamSpec, store: Store, watch: Callable[[int, int], None]) -> list[Result]:
-        """Results of the generation on all questions of the exam, taken from the store where they are there.
+        """Results of the generation on all questions of the exam, taken from the store where they are there. A judge's
+        word comes on top of the results without it, so that another judge costs no other exam.
 
         All questions are checked before the first is asked. What a killed run has asked is not asked again. `watch` is
         told the finished and all shards.
@@ -158,12 +159,16 @@ class ScoringPool:
         from ray.util import ActorPool
 
         from clray.data import questions, records
-        from clray.evaluation import exam
+        from clray.evaluation import exam, verdicts
 
         known: list[Result] | None = store.read_json(spec.path(key))
         if known is not None:
             return known
         asked = questions.load(store, spec.questions)
+        if spec.judge:
+            with_judge = verdicts.judged(self.examine(key, spec.plain, store, watch), asked, spec.judge, store)
+            store.write_json(spec.path(key), with_judge)
+            return with_judge
         exam.sheets(records.tokenizer(spec.tokenizer), asked, spec)
         shards = [(at, min(at + self._shard, len(asked))) for at in range(0, len(asked), self._shard)]
         found = {shard: store.read_json(spec.part(key, *shard)) for shard in shards}
@@ -235,7 +240,10 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _keep(store: Store, key: str, task: TaskSpec, results: list[dict[str, Any]]) -> None:
-    """Writes the outputs first and the cell last, so that a cell always has its outputs."""
+    """Writes the outputs first and the cell last, so that a cell always has its outputs. The judge of a task has its
+    say here, in the driver, which alone has its key."""
+    if task.task.judge:
+        results = graded(task, results, store)
     store.write_json(f"outputs/{key}/{task.digest}.json", results)
     store.write_score(
         key,

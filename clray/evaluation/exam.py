@@ -6,7 +6,7 @@ The paper asks questions and collects those answered wrongly; how they are asked
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from clray.evaluation.generate import write_all
 from clray.evaluation.judging import judge
 from clray.evaluation.sampling import Sampling
 from clray.lineage.key import digest
+from clray.spec.endpoint import identity
 from clray.spec.stream import Format
 
 VERSION = 1
@@ -31,7 +32,8 @@ DISTRACTORS = 0
 @dataclass(frozen=True, kw_only=True)
 class ExamSpec:
     """How the questions of that digest are asked: `samples` answers at `temperature`, of `max_new_tokens`; without
-    options of their own with `distractors`; right from a ROUGE-L of `rouge`; all in `limit` tokens."""
+    options of their own with `distractors`; right from a ROUGE-L of `rouge`, or where the `judge`
+    says so (a spec.Judge as plain values); all in `limit` tokens."""
 
     questions: str
     tokenizer: str
@@ -46,12 +48,20 @@ class ExamSpec:
     limit: int
     precision: str
     seed: int
+    judge: dict[str, Any] | None = None
+
+    @property
+    def plain(self) -> ExamSpec:
+        """The exam without its judge, whose word comes on top of the results."""
+        return replace(self, judge=None)
 
     @property
     def digest(self) -> str:
         """Everything that changes a result, and nothing else."""
         values = {**asdict(self), "form": self.form.model_dump(mode="json")}
         del values["tokenizer"]
+        judge = values.pop("judge")
+        values |= {"judge": identity(judge)} if judge else {}
         return digest([VERSION, values])
 
     def path(self, key: str) -> str:

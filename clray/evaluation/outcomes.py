@@ -14,10 +14,10 @@ def aggregate(scorer: str, results: Results) -> dict[str, float]:
     """The scores of a task from the results of all its examples, those of its shards one after the other.
 
     choice: accuracy, n. preference: accuracy, margin (mean of log p(chosen) - log p(rejected), in nats, of each token
-    where the task normalises), n. generate: exact_match, rouge_l, answered (shares in [0, 1]), n, and of what was
-    checked format, refusal_rate and compliance_rate. perplexity:
-    perplexity (of a token), bits_per_byte, n (documents), tokens, bytes; both are ratios of totals, so long
-    documents weigh more. The order of the results does not matter beyond rounding. Raises ValueError for an
+    where the task normalises), n. generate: exact_match, rouge_l, answered, judge where there was one (shares in
+    [0, 1]), n, and of what was checked format, refusal_rate and compliance_rate. perplexity: perplexity (of a token),
+    bits_per_byte, n (documents), tokens, bytes; both are ratios of totals, so long documents weigh more. The order of
+    the results does not matter beyond rounding. Raises ValueError for an
     unknown scorer or no results.
     """
     if scorer not in AGGREGATES:
@@ -37,7 +37,8 @@ def _preference(results: Results) -> dict[str, float]:
 
 
 def _generate(results: Results) -> dict[str, float]:
-    found = {name: _mean(results, name) for name in ("exact_match", "rouge_l", "answered")}
+    judge = ("judge",) if "judge" in results[0] else ()
+    found = {name: _mean(results, name) for name in ("exact_match", "rouge_l", "answered", *judge)}
     if "format" in results[0]:
         found["format"] = _mean(results, "format")
     if "refused" in results[0]:

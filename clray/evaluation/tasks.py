@@ -10,11 +10,13 @@ from typing import Any
 from clray.data import formatting, preferences, records
 from clray.data.sources import Opened
 from clray.errors import DataError
+from clray.evaluation import verdicts
 from clray.evaluation.choice import ChoiceExample
 from clray.evaluation.generate import GenerateExample
 from clray.evaluation.perplexity import Document
 from clray.lineage.key import digest
 from clray.lineage.store import Store
+from clray.spec.endpoint import identity
 from clray.spec.stream import Format, Task
 
 VERSION = 1
@@ -50,6 +52,7 @@ class TaskSpec:
         shape += [{"pattern": task.pattern}] if task.pattern is not None else []
         shape += [{"refusals": task.refusal_phrases}] if task.refusal_phrases else []
         shape += [task.normalise] if task.scorer == "preference" else []
+        shape += [{"judge": identity(task.judge.model_dump())}] if task.judge else []
         return digest(
             [
                 VERSION,
@@ -75,7 +78,24 @@ def prepare(spec: TaskSpec, store: Store) -> int:
                 f"task '{spec.task.name}': no example can be measured; all are longer than {spec.context} tokens"
             )
         store.write_json(place, [dataclasses.asdict(example) for example in examples])
-    return len(load(store, spec.digest, spec.task.scorer))
+    count = len(load(store, spec.digest, spec.task.scorer))
+    if spec.task.judge:
+        verdicts.check(spec.task.judge.model_dump(), count, f"task '{spec.task.name}'")
+    return count
+
+
+def graded(spec: TaskSpec, results: list[dict[str, Any]], store: Store) -> list[dict[str, Any]]:
+    """The results of all examples with the word of the task's judge: "judge", 1.0 where the answer is right."""
+    assert spec.task.judge is not None, "the task has a judge"
+    tokenizer, examples = records.tokenizer(spec.tokenizer), load(store, spec.digest, spec.task.scorer)
+    answers = [
+        verdicts.Answer(
+            tokenizer.decode(example.prompt_ids, skip_special_tokens=True), example.references, one["prediction"]
+        )
+        for example, one in zip(examples, results, strict=True)
+    ]
+    right = verdicts.verdicts(answers, spec.task.judge.model_dump(), store)
+    return [{**one, "judge": float(verdict)} for one, verdict in zip(results, right, strict=True)]
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,9 +9,10 @@ from functools import cache
 import regex
 from rouge_score.rouge_scorer import RougeScorer
 
-from clray.data.wording import UNSPACED, normalised
+from clray.data.scripts import BY_CHARACTER
+from clray.data.wording import normalised
 
-TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}]--[{UNSPACED}]]+", regex.VERSION1)
+TOKEN = regex.compile(rf"[{BY_CHARACTER}]\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}]--[{BY_CHARACTER}]]+", regex.VERSION1)
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 
 from clray.data.questions import Question
 from clray.evolving.round import READING, RoundSpec
-from clray.instructions import kept, workers
+from clray.instructions import points as by_model
+from clray.instructions import workers
 from clray.instructions.lexical import lexical_tags
 from clray.lineage.key import digest
 from clray.lineage.store import Store
@@ -18,7 +19,7 @@ from clray.mining import retrieval
 from clray.mining.building import best_first, within
 from clray.mining.dense import Embedding
 from clray.mining.leak import HeldOut
-from clray.mining.points import holds_one, points, query
+from clray.mining.points import holds_one, occurring, points, query
 from clray.mining.retrieval import Knowledge
 from clray.mining.shelf import Passage
 
@@ -40,7 +41,12 @@ def gather(spec: RoundSpec, lacking: Sequence[Question], heldout: HeldOut, store
     knowledge = knowledge_of(spec, store)
     texts = [" ".join([one.text, *one.options, *one.answers]) for one in lacking]
     settings = spec.round.points
-    if settings.kind == "phrases":
+    by = spec.points_by
+    if by:
+        found = occurring(
+            by_model.named(texts, by, settings.most, store, spec.evaluation), settings.most, knowledge.idf
+        )
+    elif settings.kind == "phrases":
         tags = lexical_tags(texts, most=4 * settings.most, language=settings.language)
         found = points(tags, texts, settings.most, knowledge.idf)
     else:
@@ -96,8 +102,7 @@ def knowledge_of(spec: RoundSpec, store: Store) -> Knowledge:
         if encoder["kind"] == "generation":
             encoder = {"kind": "generation", "key": spec.examined}
         else:
-            name, revision = encoder["model"], encoder.pop("revision", None)
-            encoder["model"] = kept.keep_model(name, revision, "knowledge.retriever.encoder.model", store)
+            encoder = {"kind": encoder["kind"], "model": spec.encoder_model}
         embedding = Embedding(
             digest=digest(encoder),
             of=lambda texts: np.stack(workers.embed(texts, encoder, store, spec.evaluation)),

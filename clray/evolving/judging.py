@@ -10,6 +10,7 @@ from clray.evaluation.evolution import compare, should_stop
 from clray.evolving.mining import Watch, mined
 from clray.evolving.round import RoundSpec
 from clray.lineage.store import Store
+from clray.spec.evolve import Stop
 
 
 def judge(
@@ -19,8 +20,7 @@ def judge(
 
     `before` are the judgements of the stage's earlier rounds, in order. Kept in the store.
     """
-    place = f"evolved/{key}.json"
-    known: dict[str, Any] | None = store.read_json(place)
+    known = judgement_of(key, store, spec.round.stop, spec.exam.digest)
     if known:
         return known
     after = pool.examine(key, spec.exam, store, watch)
@@ -35,15 +35,19 @@ def judge(
         "exam": spec.exam.digest,
         "mined": spec.digest,
         "change": found,
+        "rule": stop.model_dump(mode="json"),
         "stop": should_stop(history, stop.delta, stop.flips),
     }
-    store.write_json(place, judgement)
+    store.write_json(f"evolved/{key}.json", judgement)
     return judgement
 
 
-def judgement_of(key: str, store: Store) -> dict[str, Any] | None:
-    """What was found of the round that made generation `key`; None where it was not judged yet."""
+def judgement_of(key: str, store: Store, rule: Stop, exam: str | None = None) -> dict[str, Any] | None:
+    """What was found of the round that made generation `key`; None where it was not judged yet by that stop rule (and
+    in the exam of that digest)."""
     found: dict[str, Any] | None = store.read_json(f"evolved/{key}.json")
+    if found is None or found.get("rule") != rule.model_dump(mode="json") or found["exam"] != (exam or found["exam"]):
+        return None
     return found
 
 

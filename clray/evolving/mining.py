@@ -15,11 +15,12 @@ from clray.data.manifest import Manifest, Part
 from clray.data.questions import Question
 from clray.data.sources import open_source
 from clray.errors import DataError
-from clray.evaluation import exam
+from clray.evaluation import exam, verdicts
 from clray.evaluation.actors import ScoringPool
 from clray.evaluation.evolution import Kind, Result, kind_of
 from clray.evolving.gathering import Gathered, gather, knowledge_of
 from clray.evolving.round import READING, SEARCHING, RoundSpec
+from clray.instructions import points as by_model
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.mining.building import KINDS, Asked, build
@@ -33,7 +34,13 @@ Watch = Callable[[int, int], None]
 
 def ready(spec: RoundSpec, store: Store) -> None:
     """Reads and checks the questions, cuts and indexes the knowledge: all that needs no trained generation."""
-    exam.sheets(records.tokenizer(spec.tokenizer), questions.read(spec.questions, store), spec.exam)
+    asked = questions.read(spec.questions, store)
+    exam.sheets(records.tokenizer(spec.tokenizer), asked, spec.exam)
+    if spec.exam.judge:
+        free = sum(1 for one in asked if not one.options)
+        verdicts.check(spec.exam.judge, free, f"stage '{spec.round.of}'")
+    if spec.points_by and spec.round.control in SEARCHING:
+        by_model.ready(spec.points_by, spec.round.points.most)
     if spec.general:
         records.read(spec.general, "instruct")
     if spec.round.control in SEARCHING and spec.round.knowledge.retriever.kind == "bm25":
@@ -152,7 +159,7 @@ def mine(spec: RoundSpec, store: Store, pool: ScoringPool, say: Callable[[str], 
 def _answered(spec: RoundSpec, store: Store, pool: ScoringPool, watch: Watch) -> list[tuple[Question, Result]]:
     """Each question that was asked with its result in the exam of the examined generation."""
     asked = questions.read(spec.questions, store)
-    results = {result["name"]: result for result in pool.examine(spec.examined, spec.exam, store, watch)}
+    results = {result["name"]: result for result in pool.examine(spec.examined, spec.exam.plain, store, watch)}
     return [(one, results[one.name]) for one in asked if one.name in results]
 
 

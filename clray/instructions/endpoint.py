@@ -1,112 +1,24 @@
-"""Tags from a model behind an OpenAI-compatible endpoint."""
+"""Tags, or points, from a model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from clray.errors import ModelError
-from clray.instructions.prompt import AnswerError, parse, question, schema
-
-AT_ONCE = 8
-"""Requests under way at the same time."""
+from clray.endpoint import Endpoint
+from clray.instructions.prompt import TAGS, Form
 
 
 class EndpointTags:
-    """Asks the endpoint for the tags of instructions. `spec` is an EndpointTagger as plain values.
+    """Asks the endpoint for the tags of instructions, or whatever list the form names. `spec` is an EndpointTagger as
+    plain values. ModelError as of `Endpoint`."""
 
-    Raises ModelError where the environment variable that `key_env` names is not set. The key goes to the client
-    alone: no message of clray holds it, whatever a server says.
-    """
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        import openai
-
-        self._spec = spec
-        self._key = _key(spec)
-        self._client = openai.OpenAI(
-            base_url=spec["url"], api_key=self._key, timeout=spec["timeout_seconds"], max_retries=spec["retries"]
-        )
+    def __init__(self, spec: dict[str, Any], form: Form = TAGS) -> None:
+        self._form, self._most = form, spec["most"]
+        self._endpoint = Endpoint(spec, form.who, form.name, form.schema(self._most), form.parse)
 
     def __call__(self, texts: Sequence[str]) -> list[list[str]]:
-        """The tags of each instruction, at most `most`.
-
-        The client sends a request again, up to `retries` times, where the server is busy, broken or not reached; an
-        answer that is not the JSON asked for is asked for again as often. ModelError where that does not help.
-        """
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(self._tags, texts))
-
-    def _tags(self, text: str) -> list[str]:
-        fault = ""
-        for _ in range(self._spec["retries"] + 1):
-            try:
-                return parse(self._answer(text))[: self._spec["most"]]
-            except AnswerError as error:
-                fault = str(error)
-        raise ModelError(
-            f"{self._place()}, instruction {text[:80]!r}: {fault}. Use a model and a server that keep to "
-            "response_format json_schema, or more retries"
-        )
-
-    def _answer(self, text: str) -> str:
-        import openai
-
-        most = self._spec["most"]
-        try:
-            completion = self._client.chat.completions.create(
-                model=self._spec["model"],
-                messages=[{"role": "user", "content": question(text, most)}],
-                temperature=0,
-                response_format={
-                    "type": "json_schema",
-                    "json_schema": {"name": "tags", "strict": True, "schema": schema(most)},
-                },
-            )
-        except (openai.OpenAIError, ValueError) as error:
-            raise ModelError(f"{self._place()}: {self._refusal(error)}") from None  # the cause may quote the key
-        choices = getattr(completion, "choices", None)
-        return self._hidden(choices[0].message.content or "") if choices else ""
-
-    def _hidden(self, text: str) -> str:
-        """What a server says, without the key, since it ends up in messages."""
-        return text.replace(self._key, "***") if self._spec["key_env"] else text
-
-    def _place(self) -> str:
-        return f"tagger endpoint {self._spec['url']}, model '{self._spec['model']}'"
-
-    def _refusal(self, error: Exception) -> str:
-        """What went wrong, and the mend."""
-        import openai
-
-        match error:
-            case openai.APITimeoutError():
-                return f"no answer within {self._spec['timeout_seconds']:g} s; raise timeout_seconds"
-            case openai.APIConnectionError():
-                return "not reached; check the url, and that the server runs"
-            case openai.AuthenticationError() | openai.PermissionDeniedError():
-                variable = self._spec["key_env"]
-                held = f"the key in '{variable}'" if variable else "requests without a key; name one with key_env"
-                return f"refuses {held} (HTTP {error.status_code})"
-            case openai.APIStatusError():
-                said = self._hidden(str(error.message))[:200]
-                return f"HTTP {error.status_code}: {said}; check the url (it ends in /v1 mostly) and the model's name"
-            case _:
-                return f"its answer is no chat completion ({type(error).__name__}); check the url"
-
-
-def _key(spec: dict[str, Any]) -> str:
-    """The API key; a word in its place where none is asked for, since the client sends one always."""
-    name = spec["key_env"]
-    if name is None:
-        return "none"
-    key = os.environ.get(name, "").strip()
-    if not key or not key.isascii() or not key.isprintable():
-        fault = "holds characters that no HTTP header can" if key else "is not set where clray runs"
-        raise ModelError(
-            f"tagger endpoint {spec['url']}: the environment variable '{name}' that should hold its key {fault}; "
-            "export the key, or leave key_env out where none is needed"
-        )
-    return key
+        """The tags of each instruction, at most `most`."""
+        asked = [self._form.question(text, self._most) for text in texts]
+        about = [f"{self._form.about} {text[:80]!r}" for text in texts]
+        return [found[: self._most] for found in self._endpoint.ask(asked, about)]

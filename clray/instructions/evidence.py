@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clray.data.book import Book
 from clray.instructions import cleaning, workers
-from clray.instructions.book import Book
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.replay.draw import Index
@@ -85,7 +85,7 @@ class Survey:
         tagger = self.replay["tagger"]
         if tagger["kind"] == "lexical":
             return workers.tag(texts, tagger, self.store, self.evaluation)
-        name = f"tags-{digest([VERSION, {k: tagger[k] for k in ('kind', 'model', 'most')}])}"
+        name = f"instructions/tags-{digest([VERSION, {k: tagger[k] for k in ('kind', 'model', 'most')}])}"
         book = Book(self.store, name, pa.string(), lambda new: workers.tag(new, tagger, self.store, self.evaluation))
         return [[c for tag in tags if (c := cleaning.clean(tag, "en"))] for tags in book.of(texts).to_pylist()]
 
@@ -96,7 +96,7 @@ class Survey:
             encoder = {"kind": "generation", "key": self.generation}
         book = Book(
             self.store,
-            f"embeddings-{digest([VERSION, encoder])}",
+            f"instructions/embeddings-{digest([VERSION, encoder])}",
             pa.float32(),
             lambda new: workers.embed(new, encoder, self.store, self.evaluation),
         )

@@ -12,9 +12,9 @@ from clray.errors import ModelError
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.models.base import local_folder
+from clray.spec.endpoint import identity as asked_for
 
 SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
-ADDRESSES = ("url", "key_env", "timeout_seconds", "retries")
 
 
 def keep_models(replay: dict[str, Any], store: Store) -> dict[str, Any]:
@@ -32,8 +32,7 @@ def identity(replay: dict[str, Any]) -> dict[str, Any]:
     """What of the (kept) replay choice can change the draw: everything but addresses and patience."""
     if replay["kind"] != "inscl":
         return replay
-    tagger = {name: value for name, value in replay["tagger"].items() if name not in ADDRESSES}
-    return {**replay, "tagger": tagger}
+    return {**replay, "tagger": asked_for(replay["tagger"])}
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from clray.data.scripts import UNPARTED
 from clray.instructions.cleaning import lemma, words
 from clray.instructions.english import phrases_of
 
@@ -15,8 +16,8 @@ MANY = 8
 SHORTEST = 4
 """Letters of the shortest word that a phrase begins or ends with: shorter ones are mostly articles and such."""
 
-UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]+"
-"""Scripts that put no space between words: their phrases are runs of two to four characters."""
+STRETCH = rf"[{UNPARTED}ー]+"
+"""Text of a script that puts no space between words: its phrases are runs of two to four characters."""
 
 
 class Span(NamedTuple):
@@ -67,8 +68,8 @@ def _spans(text: str, language: str) -> Iterator[Span]:
     import regex
 
     place = 0
-    for stretch in regex.findall(rf"{UNSPACED}|(?:(?!{UNSPACED})[\p{{L}}\p{{M}}\p{{N}}\p{{Cf}}\s'’-])+", text):
-        spaced = regex.match(UNSPACED, stretch) is None
+    for stretch in regex.findall(rf"{STRETCH}|(?:(?!{STRETCH})[\p{{L}}\p{{M}}\p{{N}}\p{{Cf}}\s'’-])+", text):
+        spaced = regex.match(STRETCH, stretch) is None
         items = [lemma(word, language) for word in words(stretch)] if spaced else regex.findall(r"\X", stretch)
         for length in (1, 2) if spaced else (2, 3, 4):
             for start in range(len(items) - length + 1):

@@ -1,4 +1,4 @@
-"""Tags from a local language model, whose answer can be nothing but the JSON asked for."""
+"""Tags, or points, from a local language model, whose answer can be nothing but the JSON asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from clray.endpoint import AnswerError
 from clray.errors import ModelError
-from clray.instructions.prompt import AnswerError, parse, question, salvage, schema
+from clray.instructions.prompt import TAGS, Form
 
 if TYPE_CHECKING:
     import torch
@@ -22,13 +23,14 @@ LONGEST_TAG, LONGEST_EXPLANATION = 60, 200
 
 
 class ModelTags:
-    """Asks a causal language model for the tags of instructions. `spec` is a ModelTagger as plain values.
+    """Asks a causal language model for the tags of instructions, or whatever list the form names. `spec` is a
+    ModelTagger as plain values.
 
     The model is loaded at the first call, from safetensors and without code of its own, to the GPU where there is one.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self._spec = spec
+    def __init__(self, spec: dict[str, Any], form: Form = TAGS) -> None:
+        self._spec, self._form = spec, form
 
     def __call__(self, texts: Sequence[str]) -> list[list[str]]:
         """The tags of each instruction, at most `most`: greedy decoding under a JSON schema, one text at a time.
@@ -40,12 +42,16 @@ class ModelTags:
         """
         return [self._tags(text) for text in texts]
 
+    @property
+    def _place(self) -> str:
+        return f"{self._form.who} model '{self._spec['model']}'"
+
     def _tags(self, text: str) -> list[str]:
         answer = self._answer(self._prompt(text))
         try:
-            return parse(answer)[: self._spec["most"]]
+            return self._form.parse(answer)[: self._spec["most"]]
         except AnswerError:
-            return salvage(answer)[: self._spec["most"]]
+            return self._form.salvage(answer)[: self._spec["most"]]
 
     def _answer(self, prompt: torch.Tensor) -> str:
         import torch
@@ -78,7 +84,7 @@ class ModelTags:
             kept = self._tokenizer.encode(text, add_special_tokens=False)[:-over]
             if not kept:
                 raise ModelError(
-                    f"tagger model '{self._spec['model']}' has a context of {room} tokens: too short for the question "
+                    f"{self._place} has a context of {room} tokens: too short for the question "
                     f"and an answer of {self._spec['max_new_tokens']}; lower max_new_tokens, or use a model with more"
                 )
             text = self._tokenizer.decode(kept)
@@ -87,7 +93,7 @@ class ModelTags:
 
     def _asked(self, text: str) -> list[int]:
         """Token ids of the question: as a chat where the tokenizer has a template, else as plain text."""
-        message = question(text, self._spec["most"])
+        message = self._form.question(text, self._spec["most"])
         if self._tokenizer.chat_template is None:
             return list(self._tokenizer(message + "\n")["input_ids"])
         chat = self._tokenizer.apply_chat_template(
@@ -101,11 +107,11 @@ class ModelTags:
     def _matcher(self) -> LLMatcher:
         from llguidance import LLMatcher
 
-        form = schema(self._spec["most"])
-        form["properties"]["tags"]["minItems"] = 1  # small models are quick to give none
-        texts = form["properties"]["tags"]["items"]["properties"]
-        texts["tag"] = {"type": "string", "minLength": 1, "maxLength": LONGEST_TAG}
-        texts["explanation"] = {"type": "string", "maxLength": LONGEST_EXPLANATION}
+        form = self._form.schema(self._spec["most"])
+        form["properties"][self._form.name]["minItems"] = 1  # small models are quick to give none
+        texts = form["properties"][self._form.name]["items"]["properties"]
+        texts.update({name: {"type": "string", "maxLength": LONGEST_EXPLANATION} for name in self._form.fields})
+        texts[self._form.fields[0]] = {"type": "string", "minLength": 1, "maxLength": LONGEST_TAG}
         form["x-guidance"] = {"whitespace_flexible": False}  # else a model may go on with spaces for ever
         return LLMatcher(self._vocabulary, LLMatcher.grammar_from_json_schema(form), log_level=0)
 
@@ -127,12 +133,12 @@ class ModelTags:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        name, revision = self._spec["model"], self._spec["revision"]
+        name, revision = self._spec["model"], self._spec.get("revision")
         try:
             return kind.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
         except Exception as error:
             raise ModelError(
-                f"tagger model '{name}' cannot be loaded: {error}. It must be a folder or Hugging Face id of a causal "
+                f"{self._place} cannot be loaded: {error}. It must be a folder or Hugging Face id of a causal "
                 "language model with *.safetensors weights and no code of its own"
             ) from error
 
@@ -143,8 +149,7 @@ class ModelTags:
         ends = self._tokenizer.eos_token_id if ends is None else ends
         if ends is None:
             raise ModelError(
-                f"tagger model '{self._spec['model']}' has no eos_token, so no answer could end; name one in its "
-                "generation_config.json"
+                f"{self._place} has no eos_token, so no answer could end; name one in its generation_config.json"
             )
         return list(ends) if isinstance(ends, list) else [ends]
 
@@ -158,15 +163,14 @@ class ModelTags:
             vocabulary = from_tokenizer(self._tokenizer, n_vocab=size, eos_token=self._ends)
         except ValueError as error:
             raise ModelError(
-                f"tagger model '{self._spec['model']}': its tokenizer cannot be constrained ({error}); use a model "
-                "with a tokenizer.json"
+                f"{self._place}: its tokenizer cannot be constrained ({error}); use a model with a tokenizer.json"
             ) from error
         missing = [
             sign for sign in WRITTEN if vocabulary.decode_bytes(vocabulary.greedy_tokenize(sign)) != sign.encode()
         ]
         if missing:
             raise ModelError(
-                f"tagger model '{self._spec['model']}' cannot write JSON: its vocabulary lacks {' '.join(missing)}; "
+                f"{self._place} cannot write JSON: its vocabulary lacks {' '.join(missing)}; "
                 "use a model whose tokenizer has all bytes"
             )
         return vocabulary

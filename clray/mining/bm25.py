@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from clray.data.manifest import Manifest, Part
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.mining import terms
-from clray.mining.ranking import Ranking, best, bounds, search_shards
+from clray.mining.ranking import Ranking, best_above_zero, bounds, search_shards
 from clray.mining.shelf import Shelf
 from clray.mining.terms import Postings, Terms
 from clray.spec.knowledge import Bm25Retriever
 
 VERSION = 1
+AT_ONCE = 1 << 22
+"""Postings that are scored at once."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,20 @@ def scores(postings: Postings, idf: NDArray[np.float64], mean: float, k1: float,
 
     `idf` is that of each term of the vocabulary, `mean` the mean length of all passages, of whichever shard.
     """
-    tf = postings.counts.astype(np.float64)
     norm = k1 * (1 - b + b * postings.lengths / mean)
-    return (np.repeat(idf, np.diff(postings.starts)) * tf / (tf + norm[postings.passages])).astype(np.float32)
+    found = np.empty(len(postings.passages), np.float32)
+    for first, last in _slices(postings.starts):
+        here = slice(postings.starts[first], postings.starts[last])
+        tf = postings.counts[here].astype(np.float64)
+        rarity = np.repeat(idf[first:last], np.diff(postings.starts[first : last + 1]))
+        found[here] = rarity * tf / (tf + norm[postings.passages[here]])
+    return found
+
+
+def _slices(starts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Terms first to last of about AT_ONCE postings each."""
+    edges = np.searchsorted(starts, np.arange(0, starts[-1], AT_ONCE)).tolist()
+    return pairwise(dict.fromkeys([*edges, len(starts) - 1]))
 
 
 def _build(postings: Postings, counted: Terms, retriever: Bm25Retriever, folder: str) -> list[Part]:
@@ -119,6 +133,6 @@ def _search(
     for query in queries:
         ids = index.get_tokens_ids(sorted(terms.terms_of(query, stemmer)))
         values = index.get_scores_from_ids(ids)
-        numbers = np.flatnonzero(values)
-        found.append(best(numbers + starts[shard], values[numbers], k))
+        ranking = best_above_zero(values, k)
+        found.append(Ranking(ranking.numbers + starts[shard], ranking.scores))
     return found

@@ -30,6 +30,13 @@ def points(candidates: Sequence[Sequence[str]], texts: Sequence[str], most: int,
     return [_rarest(pool, rarity, most) for pool in pools]
 
 
+def occurring(named: Sequence[Sequence[str]], most: int, idf: Idf) -> list[list[str]]:
+    """For each text the first `most` of the phrases named for it, each once, that have a word in the knowledge."""
+    every = list(dict.fromkeys(phrase for phrases in named for phrase in phrases))
+    known = {phrase for phrase, value in zip(every, idf(every), strict=True) if value is not None}
+    return [[phrase for phrase in dict.fromkeys(phrases) if phrase in known][:most] for phrases in named]
+
+
 def _rarest(pool: Sequence[str], rarity: dict[str, float | None], most: int) -> list[str]:
     known = [(value, phrase) for phrase in pool if (value := rarity[phrase]) is not None]
     taken: list[str] = []

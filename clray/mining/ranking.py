@@ -29,6 +29,16 @@ def best(numbers: NDArray[Any], scores: NDArray[Any], k: int) -> Ranking:
     return Ranking(numbers[order].astype(np.int64), scores[order].astype(np.float64))
 
 
+def best_above_zero(scores: NDArray[Any], k: int) -> Ranking:
+    """The `k` of highest score of those above 0, by place; no score is below 0.
+
+    The bound is taken from all scores, since one pass over zeros costs less than picking out what is none.
+    """
+    least = np.partition(scores, len(scores) - k)[len(scores) - k] if len(scores) > k else 0
+    numbers = np.flatnonzero(scores >= least if least > 0 else scores)
+    return best(numbers, scores[numbers], k)
+
+
 def merge(found: Sequence[Ranking], k: int) -> Ranking:
     """The best of several rankings of different passages: what one ranking of them all would begin with."""
     return best(np.concatenate([one.numbers for one in found]), np.concatenate([one.scores for one in found]), k)

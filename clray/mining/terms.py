@@ -7,7 +7,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ from clray.mining.shelf import Shelf, open_part
 from clray.mining.words import words
 
 VERSION = 1
+BLOCK = 1 << 14
+"""Passages that are counted at once."""
 
 
 class Postings(NamedTuple):
@@ -66,24 +68,59 @@ class _Numbers(dict[str, int]):
 
 
 def post(texts: Iterable[str], stemmer: str) -> Postings:
-    """The postings of the texts."""
-    numbers, ids, ends = _Numbers(stemming(stemmer)), array("i"), array("q")
+    """The postings of the texts, counted block by block: beyond them it holds one block's words at a time."""
+    numbers, blocks, source = _Numbers(stemming(stemmer)), [], iter(texts)
+    while some := list(islice(source, BLOCK)):
+        blocks.append(_block(some, numbers))
+    names = sorted(numbers.terms)
+    order = np.array([numbers.terms[name] for name in names], np.int64)
+    totals = np.zeros(len(names), np.int64)
+    for starts, *_ in blocks:
+        totals[: len(starts) - 1] += np.diff(starts)
+    ends = np.concatenate([[0], np.cumsum(totals[order])])
+    lengths = [block[-1] for block in blocks]
+    return Postings(
+        pa.array(names, pa.string()),
+        ends,
+        *_together(blocks, order, ends),
+        np.concatenate([np.empty(0, int), *lengths]),
+    )
+
+
+Block = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]
+"""Postings of some passages by number of the term, in order of arrival: starts, passages, counts; and the lengths."""
+
+
+def _block(texts: Sequence[str], numbers: _Numbers) -> Block:
+    """Counted by a change of the order of a sparse matrix, which takes time linear in the words."""
+    from scipy.sparse import csr_matrix
+
+    ids, ends = array("i"), [0]
     for text in texts:
         ids.extend(map(numbers.__getitem__, words(text)))
         ends.append(len(ids))
-    names = sorted(numbers.terms)
-    rank = np.empty(len(names), np.int64)
-    rank[[numbers.terms[name] for name in names]] = np.arange(len(names))
-    lengths = np.diff(np.array(ends), prepend=0)
-    pairs = rank[np.array(ids, np.int32)] * len(ends) + np.repeat(np.arange(len(ends)), lengths)
-    pairs, counts = np.unique(pairs, return_counts=True)
-    return Postings(
-        vocabulary=pa.array(names, pa.string()),
-        starts=np.searchsorted(pairs, np.arange(len(names) + 1) * len(ends)),
-        passages=(pairs % len(ends)).astype(np.int32),
-        counts=counts.astype(np.int32),
-        lengths=lengths,
-    )
+    shape = (len(texts), len(numbers.terms))
+    found = csr_matrix((np.ones(len(ids), np.int32), np.array(ids, np.int32), ends), shape=shape).tocsc()
+    found.sum_duplicates()
+    return found.indptr.astype(np.int64), found.indices, found.data, np.diff(ends)
+
+
+def _together(
+    blocks: list[Block], order: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Passages and counts of all blocks, let go one by one; `order` are the terms' numbers by the alphabet."""
+    passages, counts = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.int32)
+    place, first = np.empty(len(order), np.int64), 0
+    place[order] = ends[:-1]
+    blocks.reverse()
+    while blocks:
+        starts, inside, found, lengths = blocks.pop()
+        sizes = np.diff(starts)
+        here = np.repeat(place[: len(sizes)] - starts[:-1], sizes) + np.arange(len(inside))
+        passages[here], counts[here] = inside + first, found
+        place[: len(sizes)] += sizes
+        first += len(lengths)
+    return passages, counts
 
 
 @dataclass(frozen=True)
@@ -154,6 +191,7 @@ def _folder(shelf: Shelf, stemmer: str) -> str:
 
 
 def _count(shelf: Shelf, start: int, stop: int, stemmer: str) -> tuple[pa.Table, int, Postings]:
-    found = post(shelf.texts(start, stop), stemmer)
+    slices = (shelf.texts(first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK))
+    found = post(chain.from_iterable(slices), stemmer)
     table = pa.table({"term": found.vocabulary, "count": np.diff(found.starts)})
     return table, int(found.lengths.sum()), found

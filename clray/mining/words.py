@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import regex
 
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[\w--\p{{Pc}}--[{_UNSPACED}]]+")
+from clray.data.scripts import UNSPACED
+
+_WORD = regex.compile(rf"(?V1)[{UNSPACED}]|[\w--\p{{Pc}}--[{UNSPACED}]]+")
 _UNSEEN = re.compile("[\u00ad\u200c\u200d\u2060\ufeff]")
 """Soft hyphens and joiners, which stand inside words."""
 _MARKED = re.compile(r"[\u0300-\u1fff\u20d0-\u20ff\u24eb-\u24ff\u2776-\u2793\u2c00-\U0010ffff]")

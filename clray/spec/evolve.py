@@ -6,10 +6,11 @@ kinds of instructions and their names are the paper's; formulas, thresholds and 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from clray.spec.endpoint import ADDRESSES, Endpoint, Judge, LocalModel
 from clray.spec.knowledge import Knowledge
 from clray.spec.source import Sources
 from clray.spec.strict import Strict
@@ -27,6 +28,9 @@ class Exam(Strict):
     rouge: float | None = Field(
         None, gt=0, le=1, description="least ROUGE-L of a right written answer; default: it holds the right one"
     )
+    judge: Judge | None = Field(
+        None, description="a model that says whether a written answer to a question without options is right"
+    )
 
 
 class Mining(Strict):
@@ -43,6 +47,18 @@ class Mining(Strict):
     )
 
 
+class PointModel(LocalModel):
+    """A local instruct model names the phrases, its answer constrained to JSON (extra: clray[tagging])."""
+
+    kind: Literal["model"] = "model"
+
+
+class PointEndpoint(Endpoint):
+    """A model behind an OpenAI-compatible endpoint names the phrases (extra: clray[tagging])."""
+
+    kind: Literal["endpoint"] = "endpoint"
+
+
 class Points(Strict):
     """What is looked up for a mistake: phrases of question, options and answer, the rarest in the knowledge first."""
 
@@ -51,6 +67,15 @@ class Points(Strict):
     )
     most: int = Field(5, ge=1, description="phrases of one question")
     language: str = Field("en", description="language of the questions, ISO 639-1")
+    by: Annotated[PointModel | PointEndpoint, Field(discriminator="kind")] | None = Field(
+        None, description="a model that names the phrases; default: a library finds them, the rarest first"
+    )
+
+    @model_validator(mode="after")
+    def _names_phrases(self) -> Points:
+        if self.by and self.kind == "question":
+            raise ValueError("'by' names phrases; leave it out, or take kind: phrases")
+        return self
 
 
 class Shares(Strict):
@@ -122,6 +147,10 @@ class Evolve(Strict):
         mere = {"rounds", "stop", "of", "number", "half"}
         plain = self.model_dump(mode="json", exclude=sources | mere, exclude_none=True)
         plain["knowledge"].pop("sources")
+        plain["exam"].pop("judge", None)  # its word is no part of what makes a mistake
+        if self.points.by:
+            content = {"model", "revision"} if self.points.by.kind == "model" else set()
+            plain["points"]["by"] = {k: v for k, v in plain["points"]["by"].items() if k not in ADDRESSES | content}
         return plain
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from clray.spec.endpoint import Endpoint, LocalModel
 from clray.spec.strict import Strict
 
 
@@ -91,31 +92,16 @@ class LexicalTagger(TagLimit):
     language: str = Field("en", pattern=r"^[a-z]{2,3}$", description="language of the instructions, for lemmas")
 
 
-class ModelTagger(TagLimit):
+class ModelTagger(TagLimit, LocalModel):
     """A local instruct model asked InsTag's question, its answer constrained to JSON (extra: clray[tagging])."""
 
     kind: Literal["model"] = "model"
-    model: str = Field(description="Hugging Face id or folder of a causal language model")
-    revision: str | None = Field(None, description="revision of a Hugging Face id")
-    max_new_tokens: int = Field(256, ge=16)
 
 
-class EndpointTagger(TagLimit):
+class EndpointTagger(TagLimit, Endpoint):
     """An OpenAI-compatible endpoint asked InsTag's question with a JSON schema (extra: clray[tagging])."""
 
     kind: Literal["endpoint"] = "endpoint"
-    url: str = Field(description="base URL of the API, say http://127.0.0.1:8000/v1")
-    model: str = Field(description="name of the model there")
-    key_env: str | None = Field(None, description="environment variable that holds the API key; the key stays there")
-    timeout_seconds: float = Field(60.0, gt=0)
-    retries: int = Field(3, ge=0, description="times that a failed request is sent again")
-
-    @field_validator("url")
-    @classmethod
-    def _plain_url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")) or "@" in value or "?" in value:
-            raise ValueError("the url must be http:// or https://, without user, password or query")
-        return value
 
 
 Tagger = Annotated[LexicalTagger | ModelTagger | EndpointTagger, Field(discriminator="kind")]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from clray.spec.align import Align
+from clray.spec.endpoint import Judge
 from clray.spec.evolve import Evolve, Round
 from clray.spec.gate import Gate
 from clray.spec.length import Length
@@ -220,6 +221,7 @@ class Task(Strict):
             "accuracy",
             "exact_match",
             "rouge_l",
+            "judge",
             "format",
             "refusal_rate",
             "compliance_rate",
@@ -250,6 +252,15 @@ class Task(Strict):
     context: int | None = Field(None, ge=8, description="perplexity: tokens a window sees; default sequence_length")
     limit: int | None = Field(None, ge=1, description="at most so many examples")
     format: Format | None = None
+    judge: Judge | None = Field(None, description="generate: the model that says which answers are right (judge)")
+
+    @model_validator(mode="after")
+    def _is_judged(self) -> Task:
+        if self.judge and self.scorer != "generate":
+            raise ValueError(f"'judge' looks at written answers, which scorer '{self.scorer}' has none of")
+        if self.metric == "judge" and not self.judge:
+            raise ValueError("metric 'judge' needs the model that judges: judge: {url: ..., model: ...}")
+        return self
 
     @model_validator(mode="after")
     def _metric_fits(self) -> Task:
@@ -290,7 +301,7 @@ class Task(Strict):
 
 METRICS: dict[str, tuple[str, ...]] = {
     "choice": ("accuracy",),
-    "generate": ("exact_match", "rouge_l", "format", "refusal_rate", "compliance_rate"),
+    "generate": ("exact_match", "rouge_l", "judge", "format", "refusal_rate", "compliance_rate"),
     "perplexity": ("bits_per_byte", "perplexity"),
     "preference": ("accuracy",),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chat_server import said, serving
 from clray.data import formatting, questions
 from clray.data.questions import Question
 from clray.errors import DataError
@@ -23,6 +24,7 @@ from clray.evaluation.sampling import Sampling
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.spec import loading
+from clray.spec.endpoint import Judge
 from clray.spec.stream import Format
 
 FORM = Format(prompt="{instruction} w9 {input} w8", answer="{output}")
@@ -317,6 +319,43 @@ def test_an_exam_on_actors_goes_on_from_the_shards_that_are_there(pool, tiny_mod
     store.write_json(asked.part("g", 4, 8), marked)
     again = actors.examine("g", asked, store, lambda *done: seen.append(done))
     assert again == [*found[:4], *marked, *found[8:]] and seen[3:] == [(2, 3), (3, 3)]
+
+
+@pytest.mark.ray
+def test_an_exam_that_was_killed_in_the_middle_asks_the_rest_alone(pool):
+    store, actors, asked = pool
+
+    def kill(done, _):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        actors.examine("g", asked, store, kill)
+    kept = {name: store.read_json(f"{asked.parts('g')}/{name}") for name in store.list(asked.parts("g"))}
+    assert kept and not store.exists(asked.path("g"))
+    seen = []
+    found = actors.examine("g", asked, store, lambda *done: seen.append(done))
+    assert len(found) == 10 and len(seen) <= 3 - len(kept)
+    assert all(part == found[int(name.split("-")[0]) :][: len(part)] for name, part in kept.items())
+
+
+@pytest.mark.ray
+def test_the_word_of_a_judge_comes_on_top_of_the_same_results(pool):
+    store, actors, asked = pool
+    found = actors.examine("g", asked, store, print)
+    with serving() as start:
+        server = start(said({"correct": True}))
+        strict = replace(asked, judge=Judge(url=server.url, model="m").model_dump())
+        seen = []
+        again = actors.examine("g", strict, store, lambda *done: seen.append(done))
+        assert not seen and 0 < len(server.asked) <= len(found)
+        assert all(
+            after == {**before, "written_right": bool(before["written"].strip())}
+            for before, after in zip(found, again, strict=True)
+        )
+        count = len(server.asked)
+        assert actors.examine("g", strict, store, print) == again
+        store.delete(strict.path("g"))
+        assert actors.examine("g", strict, store, print) == again and len(server.asked) == count
 
 
 @pytest.mark.ray

@@ -22,6 +22,8 @@ def test_generate():
         {"exact_match": 0.0, "rouge_l": 0.5, "answered": False},
     ]
     assert aggregate("generate", results) == {"exact_match": 0.5, "rouge_l": 0.75, "answered": 0.5, "n": 2}
+    judged = [{**result, "judge": float(number)} for number, result in enumerate(results)]
+    assert aggregate("generate", judged)["judge"] == 0.5
 
 
 def test_perplexity_is_of_the_totals():

@@ -6,81 +6,27 @@ import json
 import logging
 import threading
 import traceback
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from chat_server import fault, said, serving
+from clray import endpoint
 from clray.errors import ModelError
 from clray.instructions import tagger
-from clray.instructions.prompt import question, schema
+from clray.instructions.prompt import POINTS, TAGS
 from clray.instructions.tagger import make_tagger
 
 KEY = "sk-secret-0123456789"
 
 
-class Server(ThreadingHTTPServer):
-    """Gives the prepared replies in turn, the last one for ever, and remembers what came."""
-
-    def __init__(self, *replies):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies, self.requests, self.lock = list(replies), [], threading.Lock()
-
-    def handle_error(self, *_):
-        """A client that has gone is no fault here."""
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            self.server.requests.append((self.path, headers, body))
-            reply = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
-        status, content = reply(body) if callable(reply) else reply
-        data = content.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("retry-after-ms", "1")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
-def said(content, status=200):
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return status, json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
-
-
 def tags(*names):
-    return said(json.dumps({"tags": [{"tag": name, "explanation": "why"} for name in names]}))
-
-
-def fault(status, message="busy"):
-    return status, json.dumps({"error": {"message": message, "type": "server_error"}})
+    return said({"tags": [{"tag": name, "explanation": "why"} for name in names]})
 
 
 @pytest.fixture
 def serve():
-    servers = []
-
-    def start(*replies):
-        server = Server(*replies)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with serving() as start:
+        yield start
 
 
 def asked(url, **changes):
@@ -96,8 +42,8 @@ def test_schema_temperature_and_key_arrive(serve, monkeypatch):
     assert path == "/v1/chat/completions"
     assert headers["authorization"] == f"Bearer {KEY}"
     assert body["model"] == "qwen" and body["temperature"] == 0
-    assert body["messages"] == [{"role": "user", "content": question("Tell a story.", 3)}]
-    form = {"name": "tags", "strict": True, "schema": schema(3)}
+    assert body["messages"] == [{"role": "user", "content": TAGS.question("Tell a story.", 3)}]
+    form = {"name": "tags", "strict": True, "schema": TAGS.schema(3)}
     assert body["response_format"] == {"type": "json_schema", "json_schema": form}
 
 
@@ -195,6 +141,19 @@ def test_a_server_that_is_not_there_or_sleeps_is_named(serve):
 
 @pytest.mark.parametrize(("kind", "package"), [("endpoint", "openai"), ("model", "llguidance")])
 def test_a_missing_package_names_the_extra(monkeypatch, kind, package):
-    monkeypatch.setattr(tagger, "find_spec", lambda name: None)
+    for module in (tagger, endpoint):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=rf"needs the package {package}: pip install 'clray\[tagging\]'"):
-        make_tagger({"kind": kind})
+        make_tagger({"kind": kind, "most": 3, "url": "http://127.0.0.1:9/v1", "model": "m"})
+
+
+def test_points_are_asked_for_by_their_own_question(serve):
+    server = serve(said({"points": [{"point": "light reaction"}, {"point": "chloroplast"}, {"point": " "}]}))
+    assert asked(server.url, form="points")(["Where is light taken up?"]) == [["light reaction", "chloroplast"]]
+    [(_, _, body)] = server.requests
+    assert body["messages"][0]["content"] == POINTS.question("Where is light taken up?", 3)
+    assert body["response_format"]["json_schema"] == {"name": "points", "strict": True, "schema": POINTS.schema(3)}
+    with pytest.raises(
+        ModelError, match=r"points.by endpoint http.*question 'x': each of \"points\" is an object with"
+    ):
+        asked(serve(said({"points": [{"tag": "a"}]})).url, form="points", retries=0)(["x"])

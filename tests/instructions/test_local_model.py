@@ -10,7 +10,7 @@ import pytest
 
 from clray.errors import ModelError
 from clray.instructions.local_model import ModelTags
-from clray.instructions.prompt import schema
+from clray.instructions.prompt import POINTS, TAGS
 from clray.instructions.tagger import make_tagger
 
 TEXTS = ["Classify the sentiment of the review.", "把句子翻译成英语。", 'Write {"a": "\\u00e9"} as YAML.']
@@ -38,8 +38,23 @@ def test_random_weights_give_answers_of_the_schema(roomy):
     tagger = ModelTags(spec(roomy, max_new_tokens=1000))
     for text in TEXTS:
         answer = json.loads(tagger._answer(tagger._prompt(text)))
-        jsonschema.validate(answer, schema(2))
+        jsonschema.validate(answer, TAGS.schema(2))
         assert 1 <= len(answer["tags"]) <= 2
+
+
+def test_a_model_kept_in_the_store_has_no_revision(roomy):
+    """As InsCL's workers give it: `keep_models` takes the revision away, which was a KeyError."""
+    kept = {name: value for name, value in spec(roomy).items() if name != "revision"}
+    assert make_tagger(kept)(TEXTS[:1]) == make_tagger(spec(roomy))(TEXTS[:1])
+
+
+def test_points_are_of_their_own_schema(roomy):
+    tagger = ModelTags(spec(roomy, max_new_tokens=300), POINTS)
+    answer = json.loads(tagger._answer(tagger._prompt("Where is light taken up?")))
+    jsonschema.validate(answer, POINTS.schema(2))
+    assert make_tagger(spec(roomy, max_new_tokens=300, form="points"))(["Where is light taken up?"]) == [
+        list(dict.fromkeys(item["point"].strip() for item in answer["points"] if item["point"].strip()))
+    ]
 
 
 def test_the_same_instruction_has_the_same_tags_beside_any_others(roomy):

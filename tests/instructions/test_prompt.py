@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clray.endpoint import AnswerError
 from clray.errors import UserError
-from clray.instructions.prompt import AnswerError, parse, question, salvage, schema
+from clray.instructions.prompt import POINTS, TAGS
+
+parse, question, salvage, schema = TAGS.parse, TAGS.question, TAGS.salvage, TAGS.schema
 
 ANSWERS = st.lists(st.fixed_dictionaries({"tag": st.text(), "explanation": st.text()}), max_size=5)
 
@@ -75,3 +78,10 @@ def test_an_answer_cut_anywhere_gives_the_tags_complete_by_then(items, cut):
 def test_a_tag_half_written_is_none():
     assert salvage('{"tags":[{"tag":"a","explanation":"x{[y"},{"tag":"b","expl') == ["a"]
     assert salvage('{"tags":[{"tag":"a"') == salvage('{"ta') == salvage("") == salvage("{") == []
+
+
+def test_points_have_one_field():
+    assert POINTS.parse('{"points": [{"point": "a"}, {"point": "b"}, {"point": "a"}]}') == ["a", "b"]
+    assert POINTS.salvage('{"points": [{"point": "a"}, {"poi') == ["a"]
+    with pytest.raises(AnswerError, match='"point" is a text'):
+        POINTS.parse('{"points": [{"point": 3}]}')

@@ -1,6 +1,6 @@
 """Knowledge points: the rarest phrases that occur, none saying the same twice."""
 
-from clray.mining.points import holds_one, points, query
+from clray.mining.points import holds_one, occurring, points, query
 
 RARITY = {"cell wall": 5.0, "cell": 2.0, "wall": 3.0, "the": 0.1, "plants": 4.0, "stomata": 6.0}
 
@@ -35,3 +35,8 @@ def test_a_word_of_many_questions_is_no_point_and_a_phrase_of_theirs_is():
     assert found[7] == ["cell wall", "number7"]
     few = points([[]] * 2, texts[:2], most=5, idf=lambda phrases: [1.0] * len(phrases))
     assert few[0] == ["number0", "plants", "the"]
+
+
+def test_named_phrases_keep_their_order_and_those_the_knowledge_has_not_are_left_out():
+    named = [["cell", "green dragon", "stomata", "cell", "plants"], ["unheard of"], []]
+    assert occurring(named, most=2, idf=idf) == [["cell", "stomata"], [], []]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clray.mining.ranking import best, bounds, merge
+from clray.mining.ranking import best, best_above_zero, bounds, merge
 
 scores = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=60)
 
@@ -32,3 +32,11 @@ def test_shards_hold_everything_once_and_none_is_empty(count, shards):
     assert limits[0][0] == 0 and limits[-1][1] == count and len(limits) == min(shards, count)
     assert all(start < stop for start, stop in limits)
     assert all(one[1] == other[0] for one, other in pairwise(limits))
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 12))
+def test_the_best_above_zero_are_the_best_of_those_picked_out(values, k):
+    scores = np.array(values, np.float32)
+    numbers = np.flatnonzero(scores)
+    expected, found = best(numbers, scores[numbers], k), best_above_zero(scores, k)
+    assert found.numbers.tolist() == expected.numbers.tolist() and found.scores.tolist() == expected.scores.tolist()

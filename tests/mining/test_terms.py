@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from clray.mining import terms
+from texts import texts
 
 
 def test_stemming_is_a_choice():
@@ -20,6 +21,15 @@ def test_postings_say_where_each_term_stands_and_how_often():
     assert found.starts.tolist() == [0, 1, 3, 4]
     assert found.passages.tolist() == [0, 0, 2, 2] and found.counts.tolist() == [1, 2, 1, 1]
     assert found.lengths.tolist() == [3, 0, 2]
+
+
+def test_postings_do_not_depend_on_how_many_passages_are_counted_at_once(monkeypatch):
+    given = [*texts(20, seed=1), "", "a word of its own: zebu", *texts(20, seed=2)]
+    whole = terms.post(given, "english")
+    monkeypatch.setattr(terms, "BLOCK", 3)
+    for one, other in zip(whole, terms.post(given, "english"), strict=True):
+        assert one.equals(other) if isinstance(one, pa.Array) else one.tolist() == other.tolist()
+    assert whole.lengths.sum() == whole.counts.sum() and terms.post([], "english").starts.tolist() == [0]
 
 
 def test_idf_is_lucenes():

@@ -46,6 +46,22 @@ def test_what_a_round_trains_on_does_not_depend_on_paths_rounds_or_the_stop_rule
     assert sequence("stages.science.evolve.loss=0.9")[0].evolve.settings != one[0].evolve.settings
 
 
+JUDGE = "{url: 'http://127.0.0.1:1/v1', model: m}"
+
+
+def test_a_judge_and_where_an_endpoint_is_change_no_round_and_the_model_that_names_points_does():
+    def settings(by):
+        return sequence(f"stages.science.evolve.points.by={by}")[0].evolve.settings
+
+    plain = sequence()[0].evolve.settings
+    assert sequence(f"stages.science.evolve.exam.judge={JUDGE}")[0].evolve.settings == plain
+    one = settings("{kind: endpoint, url: 'http://127.0.0.1:1/v1', model: m}")
+    assert settings("{kind: endpoint, url: 'https://x/v1', model: m, key_env: K, retries: 9}") == one != plain
+    assert settings("{kind: endpoint, url: 'http://127.0.0.1:1/v1', model: n}") != one
+    assert one["points"]["by"] == {"kind": "endpoint", "model": "m"}
+    assert settings("{kind: model, model: some/folder}")["points"]["by"] == {"kind": "model", "max_new_tokens": 256}
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -56,6 +72,9 @@ def test_what_a_round_trains_on_does_not_depend_on_paths_rounds_or_the_stop_rule
         ("stages.science.evolve.heldout=0", "heldout"),
         ("stages.science.evolve.control=all", "control"),
         ("stages.science.evolve.knowledge={}", "sources"),
+        ("stages.science.evolve.exam.judge={model: m}", "url"),
+        ("stages.science.evolve.exam.judge={url: 'http://me:secret@host/v1', model: m}", "without user, password"),
+        ("stages.science.evolve.points={kind: question, by: {kind: model, model: x}}", "'by' names phrases"),
     ],
 )
 def test_what_does_not_fit_is_said(override, said):

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from clray.instructions.book import Book
+from clray.data.book import Book
 from clray.lineage.store import Store
 
 

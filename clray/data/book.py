@@ -14,14 +14,14 @@ from clray.lineage.store import Store
 
 
 class Book:
-    """Lists of values by text, in files of the folder `instructions/<name>/`, one file for each call that found some.
+    """Lists of values by text, in files of a folder of the store, one file for each call that found some.
 
     `find` gives the values of texts that are not in the book, in order; `value` is the Arrow type of one of them.
     """
 
-    def __init__(self, store: Store, name: str, value: pa.DataType, find: Callable[[list[str]], Any]) -> None:
+    def __init__(self, store: Store, folder: str, value: pa.DataType, find: Callable[[list[str]], Any]) -> None:
         self._store = store
-        self._folder = f"instructions/{name}"
+        self._folder = folder
         self._type = pa.list_(value)
         self._find = find
 
