@@ -159,14 +159,14 @@ class ScoringPool:
         from ray.util import ActorPool
 
         from clray.data import questions, records
-        from clray.evaluation import exam, verdicts
+        from clray.evaluation import exam, grades
 
         known: list[Result] | None = store.read_json(spec.path(key))
         if known is not None:
             return known
         asked = questions.load(store, spec.questions)
         if spec.judge:
-            with_judge = verdicts.judged(self.examine(key, spec.plain, store, watch), asked, spec.judge, store)
+            with_judge = grades.judged(self.examine(key, spec.plain, store, watch), asked, spec.judge, store)
             store.write_json(spec.path(key), with_judge)
             return with_judge
         exam.sheets(records.tokenizer(spec.tokenizer), asked, spec)

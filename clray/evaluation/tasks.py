@@ -10,7 +10,7 @@ from typing import Any
 from clray.data import formatting, preferences, records
 from clray.data.sources import Opened
 from clray.errors import DataError
-from clray.evaluation import verdicts
+from clray.evaluation import grades
 from clray.evaluation.choice import ChoiceExample
 from clray.evaluation.generate import GenerateExample
 from clray.evaluation.perplexity import Document
@@ -80,7 +80,7 @@ def prepare(spec: TaskSpec, store: Store) -> int:
         store.write_json(place, [dataclasses.asdict(example) for example in examples])
     count = len(load(store, spec.digest, spec.task.scorer))
     if spec.task.judge:
-        verdicts.check(spec.task.judge.model_dump(), count, f"task '{spec.task.name}'")
+        grades.check(spec.task.judge.model_dump(), count, f"task '{spec.task.name}'")
     return count
 
 
@@ -89,13 +89,13 @@ def graded(spec: TaskSpec, results: list[dict[str, Any]], store: Store) -> list[
     assert spec.task.judge is not None, "the task has a judge"
     tokenizer, examples = records.tokenizer(spec.tokenizer), load(store, spec.digest, spec.task.scorer)
     answers = [
-        verdicts.Answer(
+        grades.Answer(
             tokenizer.decode(example.prompt_ids, skip_special_tokens=True), example.references, one["prediction"]
         )
         for example, one in zip(examples, results, strict=True)
     ]
-    right = verdicts.verdicts(answers, spec.task.judge.model_dump(), store)
-    return [{**one, "judge": float(verdict)} for one, verdict in zip(results, right, strict=True)]
+    right = grades.grades(answers, spec.task.judge.model_dump(), store)
+    return [{**one, "judge": float(grade)} for one, grade in zip(results, right, strict=True)]
 
 
 @functools.lru_cache(maxsize=64)

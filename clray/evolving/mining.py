@@ -15,7 +15,7 @@ from clray.data.manifest import Manifest, Part
 from clray.data.questions import Question
 from clray.data.sources import open_source
 from clray.errors import DataError
-from clray.evaluation import exam, verdicts
+from clray.evaluation import exam, grades
 from clray.evaluation.actors import ScoringPool
 from clray.evaluation.evolution import Kind, Result, kind_of
 from clray.evolving.gathering import Gathered, gather, knowledge_of
@@ -38,7 +38,7 @@ def ready(spec: RoundSpec, store: Store) -> None:
     exam.sheets(records.tokenizer(spec.tokenizer), asked, spec.exam)
     if spec.exam.judge:
         free = sum(1 for one in asked if not one.options)
-        verdicts.check(spec.exam.judge, free, f"stage '{spec.round.of}'")
+        grades.check(spec.exam.judge, free, f"stage '{spec.round.of}'")
     if spec.points_by and spec.round.control in SEARCHING:
         by_model.ready(spec.points_by, spec.round.points.most)
     if spec.general:

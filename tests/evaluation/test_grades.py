@@ -1,4 +1,4 @@
-"""Verdicts of a judge behind a real HTTP server: asked about once, kept, and never about what needs no judge."""
+"""Grades of a judge behind a real HTTP server: asked about once, kept, and never about what needs no judge."""
 
 import json
 from dataclasses import asdict
@@ -9,10 +9,10 @@ from chat_server import fault, said, serving
 from clray.data import records
 from clray.data.questions import Question
 from clray.errors import ModelError, SpecError
-from clray.evaluation import verdicts as module
+from clray.evaluation import grades as module
 from clray.evaluation.generate import GenerateExample
 from clray.evaluation.tasks import TaskSpec, graded
-from clray.evaluation.verdicts import Answer, check, judged, verdicts
+from clray.evaluation.grades import Answer, check, judged, grades
 from clray.lineage.store import Store
 from clray.spec.endpoint import Judge
 from clray.spec.stream import Format, Task
@@ -48,19 +48,19 @@ def strict(body):
 
 def test_the_judge_decides_what_is_neither_empty_nor_a_reference_and_is_asked_once(serve, store):
     server = serve(strict)
-    assert verdicts([*ANSWERS, ANSWERS[0]], judge(server.url), store) == [True, True, False, False, True]
+    assert grades([*ANSWERS, ANSWERS[0]], judge(server.url), store) == [True, True, False, False, True]
     assert len(server.asked) == 2
     moved = judge("http://127.0.0.1:9/v1", retries=0, key_env="NOT_SET")
-    assert verdicts(ANSWERS[1::2], moved, store) == [True, False]
+    assert grades(ANSWERS[1::2], moved, store) == [True, False]
     assert len(server.asked) == 2
 
 
-def test_verdicts_are_kept_by_model_and_rubric_wherever_the_server_is(serve, store):
+def test_grades_are_kept_by_model_and_rubric_wherever_the_server_is(serve, store):
     server = serve(strict)
-    verdicts(ANSWERS, judge(server.url), store)
-    assert verdicts(ANSWERS, judge(server.url + "/", timeout_seconds=1.0), store) == [True, True, False, False]
+    grades(ANSWERS, judge(server.url), store)
+    assert grades(ANSWERS, judge(server.url + "/", timeout_seconds=1.0), store) == [True, True, False, False]
     assert len(server.asked) == 2
-    verdicts(ANSWERS, judge(server.url, rubric="Units must be {right}."), store)
+    grades(ANSWERS, judge(server.url, rubric="Units must be {right}."), store)
     assert len(server.asked) == 4 and "Units must be {right}. Answer with" in server.asked[-1]
 
 
@@ -69,17 +69,17 @@ def test_what_was_judged_before_a_failure_is_kept(serve, store, monkeypatch):
     many = [Answer(f"{n}?", ("x",), f"y {n}") for n in range(4)]
     server = serve(said({"correct": True}), said({"correct": False}), fault(404, "gone"))
     with pytest.raises(ModelError, match=r"judge endpoint .* HTTP 404"):
-        verdicts(many, judge(server.url, retries=0), store)
+        grades(many, judge(server.url, retries=0), store)
     again = serve(said({"correct": False}))
-    assert verdicts(many, judge(again.url), store) == [True, False, False, False] and len(again.asked) == 2
+    assert grades(many, judge(again.url), store) == [True, False, False, False] and len(again.asked) == 2
 
 
 @pytest.mark.parametrize("reply", ["Sure, it is right.", {"correct": "yes"}, {"right": True}, None])
-def test_an_answer_that_is_no_verdict_is_asked_for_again_and_then_named(serve, store, reply):
+def test_an_answer_that_is_no_grade_is_asked_for_again_and_then_named(serve, store, reply):
     server = serve(said(reply), said({"correct": True}))
-    assert verdicts(ANSWERS[:1], judge(server.url), store) == [True] and len(server.asked) == 2
+    assert grades(ANSWERS[:1], judge(server.url), store) == [True] and len(server.asked) == 2
     with pytest.raises(ModelError, match=r"answer \{.question.: .What is the capital.*: the answer is not"):
-        verdicts(ANSWERS[2:3], judge(serve(said(reply)).url, retries=1), store)
+        grades(ANSWERS[2:3], judge(serve(said(reply)).url, retries=1), store)
 
 
 def test_what_is_missing_is_said_while_planning(monkeypatch):
@@ -96,7 +96,7 @@ def test_what_is_missing_is_said_while_planning(monkeypatch):
 def test_the_key_goes_to_the_server_and_into_nothing_that_is_kept(serve, store, monkeypatch, tmp_path):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     server = serve(said({"correct": True}))
-    verdicts(ANSWERS, judge(server.url, key_env="JUDGE_KEY"), store)
+    grades(ANSWERS, judge(server.url, key_env="JUDGE_KEY"), store)
     assert server.requests[0][1]["authorization"] == f"Bearer {KEY}"
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert kept and not any(KEY.encode() in content for content in kept)
