@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 
 from clray.spec.evolve import Evolve, Round
 from clray.spec.length import Length
+from clray.spec.merge import Merge
 from clray.spec.method import Batch, Method, Optimiser
 from clray.spec.similarity import Similarity
 from clray.spec.source import Sources
@@ -163,6 +164,7 @@ class Stage(Strict):
     batch: Batch = Batch()
     sequence_length: int = Field(256, ge=8)
     format: Format = Format()
+    merge: Merge | None = Field(None, description="what its weights are merged with, once they are trained")
     teaches: tuple[str, ...] | None = Field(
         None, description="tasks that this stage teaches; default: the task of its own name, if there is one"
     )
@@ -252,6 +254,7 @@ class Stream(Strict):
     batch: Batch = Batch()
     sequence_length: int = Field(256, ge=8, description="tokens of one packed sequence")
     format: Format = Format()
+    merge: Merge | None = Field(None, description="of every stage that does not say otherwise")
     stages: tuple[Stage, ...] = Field(min_length=1)
     order: Literal["given", "reverse", "random", "similar"] | tuple[str, ...] = Field(
         "given",
