@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from clray import continuing, cost
+from clray import continuing, cost, holding
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
 from clray.evaluation.pseudo import PseudoSpec
@@ -37,6 +37,7 @@ class PlannedStage:
     `shape` is that of the model it trains (see cost.model_shape). `keeps_state` says that the optimiser's state is
     wanted after it, by a later stage of any line. `generator` is the stage, trained alone, that writes
     the `pseudo` samples of this one, where it wants any. An evolve stage has a `round` instead of an `own` record set.
+    `teachers` are, for regulariser der, the generations that learnt each of `past`.
     """
 
     stage: Stage
@@ -54,6 +55,7 @@ class PlannedStage:
     generator: PlannedStage | None = None
     pseudo: PseudoSpec | None = None
     round: RoundSpec | None = None
+    teachers: tuple[str, ...] = ()
 
     @property
     def sources(self) -> list[str]:
@@ -136,7 +138,7 @@ class Plan:
         wanted = {key for key, _ in self.missing_cells}
         for key, stage in reversed(self._stages.items()):
             if key in self._absent or (key in gone and key in wanted):
-                wanted |= {stage.parent} | ({stage.generator.key} if stage.generator else set())
+                wanted |= {stage.parent, *stage.teachers} | ({stage.generator.key} if stage.generator else set())
             made = self.store.generation(key) if key in wanted else None
             wanted |= {made.base} if made else set()
         return wanted & gone & set(self._stages)
@@ -231,6 +233,8 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         continuing.check_carried(stage, recipe, parent_stage)
         continuing.check_architecture(stage, recipe, base, stream.model.trust_remote_code, store)
         shape = continuing.grown(stage, recipe, parent_stage, shape)
+        earlier = [(one.stage, one.recipe.resolved, one.shape) for one in stages]
+        holding.check(stage, recipe, shape, earlier, base.generation.training["shape"])
         examined = examined if round_ and round_.half == "cit" else parent
         made = _made_of(stream, stage, recipe, base, store, examined)
         past = tuple((old.stage.name, old.round or old.own) for old in stages) if recipe.replays else ()
@@ -248,6 +252,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
             past=_cut_to(past, recipe.resolved["sequence_length"]),
             seed=stream.seed,
             shape=shape,
+            teachers=tuple(one.key for one in stages) if recipe.resolved["regulariser"]["kind"] == "der" else (),
             **_imitation(stage, recipe, made, base, stream.seed),
         )
         resolved = {**recipe.resolved, "replay": kept.identity(replay)}
@@ -277,6 +282,7 @@ def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
             replay=recipe.resolved["replay"],
             shape=continuing.grown(planned.stage, recipe, {}, line.base.generation.training["shape"]),
             past=(),
+            teachers=(),
         )
         experts.append(
             Line(name=f"{planned.stage.name} alone", stream=line.stream, base=line.base, stages=(stage,), role="expert")

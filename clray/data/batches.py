@@ -15,12 +15,14 @@ from clray.lineage.store import Store
 
 @dataclass(frozen=True)
 class Sequence:
-    """One packed sequence: token ids (T), loss targets (T), lengths and origins of its segments."""
+    """One packed sequence: token ids (T), loss targets (T), lengths and origins of its segments; and, where a teacher's
+    predictions at its n targets are wanted, tokens (n, K) and values (n, K + 1), see train/distil.py."""
 
     ids: np.ndarray
     targets: np.ndarray
     segments: np.ndarray
     origins: np.ndarray
+    taught: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class PackedShards:

@@ -16,7 +16,7 @@ from clray.lineage.clock import now
 from clray.lineage.store import Store
 from clray.spec.stream import LOWER_IS_BETTER
 
-FOLDERS = ("weights", "optimiser")
+FOLDERS = ("weights", "optimiser", "ewc")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,5 +89,7 @@ Regulariser = Annotated[
 ]
 OF_THE_PAST = frozenset({"ewc", "der"})
 """Kinds that hold what earlier stages taught, so that a first stage has nothing to hold."""
+PREDICTING = frozenset({"pretrain", "instruct", "evolve"})
+"""Kinds of stage whose examples are targets of next-token prediction."""
 DISTILLING = frozenset({"lwf", "der"})
 """Kinds that need what an earlier generation predicts at the targets."""

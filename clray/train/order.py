@@ -14,7 +14,8 @@ class StageOrder:
     shards. `recipe` is the resolved stage, which alone with seed, parent and mixture decides the result;
     `compute` says how it is carried out. `pseudo` is the store's file of the task's pseudo-samples, "" without any.
     With `keep_state` the optimiser's state stays beside the generation, for the next stage. `parts` says to which part
-    of the loss each origin of the mixture belongs, and what its targets weigh; empty: all alike.
+    of the loss each origin of the mixture belongs, and what its targets weigh; empty: all alike. `teachers` are, where
+    the regulariser has some, the generations whose predictions hold each origin; "": none.
     """
 
     storage: str
@@ -29,6 +30,7 @@ class StageOrder:
     pseudo: str = ""
     keep_state: bool = False
     parts: tuple[tuple[str, float], ...] = ()
+    teachers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
