@@ -14,8 +14,6 @@ from clray.spec.recipe import Recipe
 from clray.spec.regulariser import DISTILLING, PREDICTING
 from clray.spec.stream import Stage
 
-
-
 Earlier = tuple[Stage, dict[str, Any], dict[str, int]]
 """A stage before on the line, its resolved recipe, and the shape of the model that it trained."""
 
