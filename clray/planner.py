@@ -252,7 +252,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
             past=_cut_to(past, recipe.resolved["sequence_length"]),
             seed=stream.seed,
             shape=shape,
-            teachers=tuple(one.key for one in stages) if recipe.resolved["regulariser"]["kind"] == "der" else (),
+            teachers=_teachers(recipe, [name for name, _ in past], stages),
             **_imitation(stage, recipe, made, base, stream.seed),
         )
         resolved = {**recipe.resolved, "replay": kept.identity(replay)}
@@ -342,6 +342,12 @@ def _imitation(
         seed=seed,
     )
     return {"generator": generator, "pseudo": pseudo}
+
+
+def _teachers(recipe: Recipe, past: Sequence[str], stages: Sequence[PlannedStage]) -> tuple[str, ...]:
+    """Keys of the generations that learnt what of the `past` is shown again, where the regulariser (der) asks them."""
+    keys = {one.stage.name: one.key for one in stages}
+    return tuple(keys[name] for name in past) if recipe.resolved["regulariser"]["kind"] == "der" else ()
 
 
 def _replay(stage: Stage, earlier: Sequence[Stage], recipe: Recipe, store: Store) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _teachers(
         case "lwf":
             return (planned.parent,) * (own + sum(len(some) for some in groups or ()))
         case "der":
-            learnt = zip(planned.teachers, groups or (), strict=False)
+            learnt = zip(planned.teachers, groups, strict=True) if groups else ()
             return (*[""] * own, *(key for key, some in learnt for _ in some))
     return ()
 

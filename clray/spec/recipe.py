@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from clray.spec.adapter import LoraAdapter
 from clray.spec.method import Batch, Method, Optimiser
-from clray.spec.regulariser import OF_THE_PAST, NoRegulariser
+from clray.spec.regulariser import NoRegulariser
 from clray.spec.replay import NoReplay
 from clray.spec.schedule import Schedule
 from clray.spec.stream import Stage, Stream
@@ -59,8 +59,8 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
     method = {name: _pick(name, stage.method, stream.method, before, name, origins) for name in Method.model_fields}
     if first:
         method["replay"] = NoReplay().model_dump(mode="json")
-        if method["regulariser"]["kind"] in OF_THE_PAST:
-            method["regulariser"] = NoRegulariser().model_dump(mode="json")
+    if {"der": first, "ewc": not parent}.get(method["regulariser"]["kind"]):
+        method["regulariser"] = NoRegulariser().model_dump(mode="json")
     method["schedule"] = _continued(method["schedule"], parent.get("schedule"))
     length = _pick("sequence_length", stage, stream, parent, "sequence_length", origins)
     merge = stage.merge if "merge" in stage.model_fields_set else stream.merge

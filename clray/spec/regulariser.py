@@ -87,8 +87,6 @@ class DerRegulariser(Strict):
 Regulariser = Annotated[
     NoRegulariser | L2Regulariser | EwcRegulariser | LwfRegulariser | DerRegulariser, Field(discriminator="kind")
 ]
-OF_THE_PAST = frozenset({"ewc", "der"})
-"""Kinds that hold what earlier stages taught, so that a first stage has nothing to hold."""
 PREDICTING = frozenset({"pretrain", "instruct", "evolve"})
 """Kinds of stage whose examples are targets of next-token prediction."""
 DISTILLING = frozenset({"lwf", "der"})

@@ -69,8 +69,9 @@ def build_engine(model: Any, order: StageOrder, world: int, holding: Holding | N
     optimiser, extra = order.recipe["optimiser"], make_extra(model, order.recipe["adapter"], order.seed)
     if holding and holding.anchor:
         extra = Both(extra, holding.anchor)
+    distil = holding.distil if holding else None
     engine, *_ = deepspeed.initialize(
-        model=TargetLoss(model, order.compute["compile"], extra, order.parts, holding.distil if holding else None),
+        model=TargetLoss(model, order.compute["compile"], extra, order.parts, distil=distil),
         optimizer=torch.optim.AdamW(
             _groups(model, optimiser["weight_decay"]),
             lr=0.0,

@@ -84,7 +84,7 @@ def test_a_teacher_that_is_certain_leaves_everything_finite():
     kept, student = Distillation(1.0, 1), torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
     total = kept.sum(student, *kept.known(torch.tensor([[-300.0, 300.0, 0.0]])))
     total.backward()
-    assert float(total) == pytest.approx(200.0) and student.grad.isfinite().all()
+    assert total.item() == pytest.approx(200.0) and student.grad.isfinite().all()
 
 
 def test_settings_of_the_recipe():

@@ -175,7 +175,7 @@ def test_a_stage_that_predicts_no_text_hands_on_what_there_was(store):
 
 def test_a_fisher_whose_examples_are_gone_says_what_to_do(store):
     store.delete("mixtures/m")
-    with pytest.raises(StorageError, match="mixtures/m is gone, which generation second .* was trained on"):
+    with pytest.raises(StorageError, match=r"mixtures/m is gone, which generation second .* was trained on"):
         fisher.examples(store, store.generation("second"), 2)
 
 
