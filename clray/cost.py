@@ -111,7 +111,8 @@ def saved_bytes(shape: dict[str, int], recipe: dict[str, Any], keeps_state: bool
 def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> float:
     """Bytes on each device: weights, gradients and AdamW's two moments, parted by ZeRO, and activations.
 
-    16 bytes a trained weight in fp32 and in bf16 with an fp32 master copy alike; a frozen one takes its own.
+    16 bytes a trained weight in fp32 and in bf16 with an fp32 master copy alike; a frozen one takes its own. Where
+    weights are held, their centre and its stiffness are parted among the ranks at any ZeRO stage.
     """
     trained = trained_parameters(shape, recipe["adapter"])
     width = 4 if recipe["precision"] == "fp32" else 2
@@ -119,10 +120,11 @@ def memory(shape: dict[str, int], recipe: dict[str, Any], compute: Compute) -> f
     weights = width * shape["parameters"] / (ranks if compute.zero_stage == 3 else 1)
     gradients = width * trained / (ranks if compute.zero_stage >= 2 else 1)
     moments = (8 if recipe["precision"] == "fp32" else 12) * trained / (ranks if compute.zero_stage >= 1 else 1)
-    held = 0 if compute.offload == "cpu" and compute.zero_stage >= 1 else moments
+    kept = 0 if compute.offload == "cpu" and compute.zero_stage >= 1 else moments
+    held = {"l2": 4, "ewc": 8}.get(recipe["regulariser"]["kind"], 0) * trained / ranks
     layers = 2 if compute.gradient_checkpointing else 16 * shape["layers"]
     activations = width * compute.micro_batch * recipe["sequence_length"] * shape["hidden"] * layers
-    return weights + gradients + held + activations
+    return weights + gradients + kept + held + activations
 
 
 def estimate(

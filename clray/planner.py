@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from clray import continuing, cost, gating, preferring
+from clray import continuing, cost, gating, holding, preferring
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
 from clray.evaluation.matrix import GENERAL
@@ -41,6 +41,7 @@ class PlannedStage:
     wanted after it, by a later stage of any line. `generator` is the stage, trained alone, that writes
     the `pseudo` samples of this one, where it wants any. An evolve stage has a `round` instead of an `own` record set.
     `gate` is what it must pass to become a parent.
+    `teachers` are, for regulariser der, the generations that learnt each of `past`.
     """
 
     stage: Stage
@@ -59,6 +60,7 @@ class PlannedStage:
     pseudo: PseudoSpec | None = None
     round: RoundSpec | None = None
     gate: GateSpec | None = None
+    teachers: tuple[str, ...] = ()
 
     @property
     def sources(self) -> list[str]:
@@ -154,7 +156,7 @@ class Plan:
         wanted = {key for key, _ in self.missing_cells}
         for key, stage in reversed(self._stages.items()):
             if key in self._absent or (key in gone and key in wanted):
-                wanted |= {stage.parent} | ({stage.generator.key} if stage.generator else set())
+                wanted |= {stage.parent, *stage.teachers} | ({stage.generator.key} if stage.generator else set())
             made = self.store.generation(key) if key in wanted else None
             wanted |= {made.base} if made else set()
         return wanted & gone & set(self._stages)
@@ -260,6 +262,8 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
         continuing.check_carried(stage, recipe, parent_stage)
         continuing.check_architecture(stage, recipe, base, stream.model.trust_remote_code, store)
         grown = continuing.grown(stage, recipe, parent_stage, shape)
+        earlier = [(one.stage, one.recipe.resolved, one.shape) for one in stages]
+        holding.check(stage, recipe, grown, earlier, base.generation.training["shape"])
         examined = examined if round_ and round_.half == "cit" else parent
         made = _made_of(stream, stage, recipe, base, store, examined)
         past = tuple((old.stage.name, old.round or old.own) for old in alike) if recipe.replays else ()
@@ -277,6 +281,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
             past=_cut_to(past, recipe.resolved["sequence_length"]),
             seed=stream.seed,
             shape=grown,
+            teachers=_teachers(recipe, [name for name, _ in past], stages),
             **_imitation(stage, recipe, made, base, stream.seed),
         )
         resolved = {**recipe.resolved, "replay": kept.identity(replay)}
@@ -324,6 +329,7 @@ def plan_experts(line: Line, store: Store) -> tuple[Line, ...]:
             replay=recipe.resolved["replay"],
             shape=continuing.grown(planned.stage, recipe, {}, line.base.generation.training["shape"]),
             past=(),
+            teachers=(),
         )
         experts.append(
             Line(name=f"{planned.stage.name} alone", stream=line.stream, base=line.base, stages=(stage,), role="expert")
@@ -383,6 +389,12 @@ def _imitation(
         seed=seed,
     )
     return {"generator": generator, "pseudo": pseudo}
+
+
+def _teachers(recipe: Recipe, past: Sequence[str], stages: Sequence[PlannedStage]) -> tuple[str, ...]:
+    """Keys of the generations that learnt what of the `past` is shown again, where the regulariser (der) asks them."""
+    keys = {one.stage.name: one.key for one in stages}
+    return tuple(keys[name] for name in past) if recipe.resolved["regulariser"]["kind"] == "der" else ()
 
 
 def _replay(stage: Stage, earlier: Sequence[Stage], recipe: Recipe, store: Store) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from clray.lineage.store import Store
 from clray.planner import Line, PlannedStage
 from clray.replay.draw import Draw, Index, draw, whole
 from clray.replay.inscl import Evidence
+from clray.spec.regulariser import DISTILLING
 from clray.train import carry
 from clray.train.order import StageOrder
 
@@ -32,8 +33,9 @@ class PreparedStage:
     """A planned stage with its data at hand: what it will really train on, and what that costs.
 
     `draws` are those of replay. `parts` say how the targets of each origin of the mixture weigh in the loss; empty: all
-    alike. `provisional` where something depends on a parent that is not trained yet, which replay or a round's mistakes
-    may: numbers are estimates then, and nothing is packed.
+    alike. `teachers` are the generations whose predictions hold each origin. `provisional` where something depends on a
+    parent that is not trained yet, which replay or a round's mistakes may: numbers are estimates then, and nothing is
+    packed.
     """
 
     planned: PlannedStage
@@ -43,6 +45,7 @@ class PreparedStage:
     batches: BatchPlan
     cost: cost.Cost
     parts: tuple[tuple[str, float], ...] = ()
+    teachers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     provisional: bool = False
 
@@ -63,7 +66,8 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
     parent = store.generation(planned.parent)
     if planned.recipe.carries and parent is not None:
         carry.files_of(store, parent)
-    own, past = _sets(planned.stage.name, planned.round or planned.own, store), _past(planned, store)
+    own, groups = _sets(planned.stage.name, planned.round or planned.own, store), _past(planned, store)
+    past = None if groups is None else [one for some in groups for one in some]
     waits = own is None or past is None or (_waits_for_parent(planned) and parent is None)
     if own is None:
         assert planned.round is not None
@@ -96,7 +100,13 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         batches=batches,
         cost=_cost(planned, packed, batches, line, store),
         parts=_parts(planned, [name for name, _ in own], packed),
-        notes=(*_notes(planned, waits, evidence, draws), *_domain(planned, own), *_left_out(planned, line)),
+        teachers=_teachers(planned, len(own), groups if draws else ()),
+        notes=(
+            *_notes(planned, waits, evidence, draws),
+            *_domain(planned, own),
+            *_predictions(planned, own, packed),
+            *_left_out(planned, line),
+        ),
         provisional=waits,
     )
 
@@ -111,10 +121,26 @@ def _sets(name: str, spec: records.RecordSpec | RoundSpec | None, store: Store) 
     return [(name, records.prepare(spec, store))]
 
 
-def _past(planned: PlannedStage, store: Store) -> list[tuple[str, Manifest]] | None:
-    """The record sets of all earlier stages that may be shown again; None where a round among them is not mined yet."""
+def _past(planned: PlannedStage, store: Store) -> list[list[tuple[str, Manifest]]] | None:
+    """The record sets of each earlier stage that may be shown again; None where a round among them is not mined yet."""
     found = [_sets(name, spec, store) for name, spec in planned.past]
-    return None if None in found else [item for some in found for item in some or ()]
+    return None if None in found else [some or [] for some in found]
+
+
+def _teachers(
+    planned: PlannedStage, own: int, groups: Sequence[Sequence[tuple[str, Manifest]]] | None
+) -> tuple[str, ...]:
+    """The generation whose predictions hold each origin of the mixture, where the regulariser wants some: the parent,
+    or (der) of replayed rows the one that learnt them. `groups` are the record sets of each earlier stage that is
+    replayed.
+    """
+    match planned.recipe.resolved["regulariser"]["kind"]:
+        case "lwf":
+            return (planned.parent,) * (own + sum(len(some) for some in groups or ()))
+        case "der":
+            learnt = zip(planned.teachers, groups, strict=True) if groups else ()
+            return (*[""] * own, *(key for key, some in learnt for _ in some))
+    return ()
 
 
 def _joined(indexes: Sequence[Index]) -> Index:
@@ -157,6 +183,7 @@ def order_of(prepared: PreparedStage, line: Line, store: Store) -> StageOrder:
         pseudo=planned.pseudo.path if planned.pseudo else "",
         keep_state=planned.keeps_state,
         parts=prepared.parts,
+        teachers=prepared.teachers,
         references=prepared.references.folder if prepared.references else "",
     )
 
@@ -202,6 +229,20 @@ def _domain(planned: PlannedStage, own: Sequence[tuple[str, Manifest]]) -> tuple
     """What a person should know of the size of the stage's own text before the model is trained on it."""
     warning = small_domain(planned.shape, planned.recipe.resolved, sum(manifest.tokens for _, manifest in own))
     return (warning,) if warning else ()
+
+
+def _predictions(planned: PlannedStage, own: Sequence[tuple[str, Manifest]], packed: Manifest) -> tuple[str, ...]:
+    """How much of earlier generations' predictions is kept to hold the stage; nothing where none is."""
+    regulariser = planned.recipe.resolved["regulariser"]
+    if regulariser["kind"] not in DISTILLING:
+        return ()
+    origins = packed.provenance["origins"][len(own) if regulariser["kind"] == "der" else 0 :]
+    targets = sum(origin["targets"] for origin in origins)
+    size = 4 * targets * (2 * regulariser["top_k"] + 1)
+    return (
+        f"regulariser {regulariser['kind']} keeps {regulariser['top_k']} tokens of earlier predictions at {targets:,} "
+        f"targets, {size / 2**20:,.1f} MiB below logits/",
+    )
 
 
 def _left_out(planned: PlannedStage, line: Line) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ def generation(line: Line, planned: PlannedStage, prepared: PreparedStage, resul
             **({"replay_kept": kept.identity(planned.replay)} if planned.replay["kind"] == "inscl" else {}),
             **({"pseudo": planned.pseudo.receipt()} if planned.pseudo else {}),
             **({"round": planned.round.receipt()} if planned.round else {}),
+            **({"teachers": list(prepared.teachers)} if any(prepared.teachers) else {}),
             **({"references": prepared.references.receipt()} if prepared.references else {}),
         },
         training={

@@ -16,7 +16,8 @@ from clray.lineage.store import Store
 
 @dataclass(frozen=True)
 class Sequence:
-    """One packed sequence: token ids (T), loss targets (T), lengths and origins of its segments.
+    """One packed sequence: token ids (T), loss targets (T), lengths and origins of its segments; and, where a teacher's
+    predictions at its n targets are wanted, tokens (n, K) and values (n, K + 1), see train/distil.py.
 
     Of preference pairs, whose halves follow each other as segments, chosen first, also the `references`: log p of each
     segment's targets by the generation that the stage starts from.
@@ -26,6 +27,7 @@ class Sequence:
     targets: np.ndarray
     segments: np.ndarray
     origins: np.ndarray
+    taught: tuple[np.ndarray, np.ndarray] | None = None
     references: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 

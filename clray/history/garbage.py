@@ -17,7 +17,7 @@ from clray.lineage.store import Store
 from clray.lineage.verdicts import REJECTED
 from clray.spec.stream import LOWER_IS_BETTER
 
-FOLDERS = ("weights", "optimiser")
+FOLDERS = ("weights", "optimiser", "ewc")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,6 +128,10 @@ class _Bench:
             self._provide_record(above)
         self._link(f"tokenizers/{line[0].training['tokenizer_digest']}")
         self._provide_weights(line[-2])
+        teachers = set(made.receipt.get("teachers", ())) | ({line[0].key} if "merge" in made.stage else set())
+        for above in line[:-2]:
+            if above.key in teachers:
+                self._provide_weights(above)
         pseudo = made.receipt.get("pseudo", {}).get("file", "")
         if pseudo:
             self.scratch.write_json(pseudo, self._need(self.store.read_json(pseudo), pseudo, made))
@@ -169,8 +173,8 @@ class _Bench:
                 self._say(f"{made.stage_name}: the weights of {made.short} were collected, so it is made again first")
                 self.build(made)
             else:
-                for folder in ("weights", "optimiser"):
-                    if made.files_below(folder):
+                for folder in ("weights", "optimiser", "ewc"):
+                    if self.store.files(f"generations/{made.key}/{folder}"):
                         self._link(f"generations/{made.key}/{folder}")
         if not made.complete:
             below = self._need(self.store.generation(made.base), f"generations/{made.base}", made)
@@ -226,6 +230,7 @@ class _Bench:
             trust_remote_code=stream.model.trust_remote_code,
             pseudo=made.receipt.get("pseudo", {}).get("file", ""),
             keep_state=bool(made.files_below("optimiser")),
+            teachers=tuple(made.receipt.get("teachers", ())),
             references=_references(made),
         )
 

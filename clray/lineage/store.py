@@ -3,7 +3,8 @@
     records/<digest>/     tokenised record sets          manifest.json committed last
     mixtures/<digest>/    packed shards                  manifest.json committed last
     generations/<key>/    weights/ and generation.json   generation.json committed last
-                          optimiser/ where a stage carries its state, see train/carry.py
+                          optimiser/ where a stage carries its state, see train/carry.py; ewc/, see train/fisher.py
+    logits/<digest>/      what teachers predict          manifest.json committed last
     scores/<key>/         one JSON file a task           each written whole
     pseudo/               samples of a generator         each written whole
     references/<digest>/  log p of preference pairs      manifest.json committed last

@@ -58,6 +58,7 @@ def load_model(
     from peft import PeftModel
 
     merged: PreTrainedModel = PeftModel.from_pretrained(below, str(weights)).merge_and_unload()
+    merged.requires_grad_(True)
     return merged
 
 

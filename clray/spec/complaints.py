@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 Path = tuple[str | int, ...]
-CHOICES = frozenset({"adapter", "replay", "schedule", "encoder", "tagger"})
+CHOICES = frozenset({"adapter", "replay", "regulariser", "schedule", "encoder", "tagger"})
 """Fields whose `kind` says which of several specifications they hold."""
 
 

@@ -7,15 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from clray.spec.adapter import Adapter, FullAdapter
+from clray.spec.regulariser import NoRegulariser, Regulariser
 from clray.spec.replay import NoReplay, Replay
 from clray.spec.schedule import AnySchedule, Schedule
 from clray.spec.strict import Strict
-
-
-class NoRegulariser(Strict):
-    """Adds nothing to the task loss."""
-
-    kind: Literal["none"] = "none"
 
 
 class Method(Strict):
@@ -23,7 +18,7 @@ class Method(Strict):
 
     adapter: Adapter = FullAdapter()
     replay: Replay = NoReplay()
-    regulariser: NoRegulariser = NoRegulariser()
+    regulariser: Regulariser = NoRegulariser()
     schedule: AnySchedule = Schedule()
 
 

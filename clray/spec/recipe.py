@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from clray.spec.adapter import LoraAdapter
 from clray.spec.method import Batch, Method, Optimiser
+from clray.spec.regulariser import NoRegulariser
 from clray.spec.replay import NoReplay
 from clray.spec.schedule import Schedule
 from clray.spec.stream import Stage, Stream
@@ -46,8 +47,8 @@ class Recipe:
 def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = False) -> Recipe:
     """The recipe of `stage` on top of a parent whose resolved stage is `parent` (empty for generation 0).
 
-    A `first` stage has no past to replay, so its replay counts as none, and streams that differ only in
-    replay share its generation.
+    A `first` stage has no past that it could replay, so its replay counts as none, as does a regulariser of what is
+    replayed (der) or, without a parent, of what was taught (ewc); streams that differ only in them share its generation.
     """
     origins: dict[str, Origin] = {}
     optimiser = {
@@ -58,8 +59,11 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
     method = {name: _pick(name, stage.method, stream.method, before, name, origins) for name in Method.model_fields}
     if first:
         method["replay"] = NoReplay().model_dump(mode="json")
+    if {"der": first, "ewc": not parent}.get(method["regulariser"]["kind"]):
+        method["regulariser"] = NoRegulariser().model_dump(mode="json")
     method["schedule"] = _continued(method["schedule"], parent.get("schedule"))
     length = _pick("sequence_length", stage, stream, parent, "sequence_length", origins)
+    merge = stage.merge if "merge" in stage.model_fields_set else stream.merge
     return Recipe(
         resolved={
             "kind": stage.kind,
@@ -71,16 +75,18 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
             **method,
             **({"evolve": stage.evolve.settings} if stage.evolve else {}),
             **({"align": _pick("align", stage, stream, parent, "align", origins)} if stage.kind == "align" else {}),
+            **({"merge": merge.settings} if merge else {}),
         },
         inheritance=origins,
     )
 
 
 def alone(recipe: Recipe) -> Recipe:
-    """The recipe of the same stage on top of the base model, without a past: nothing replayed or gone on with."""
-    resolved = recipe.resolved
+    """The recipe of the same stage on top of the base model, without a past: nothing replayed, held or gone on with."""
+    resolved = {name: value for name, value in recipe.resolved.items() if name != "merge"}
     changes = {
         "replay": NoReplay().model_dump(mode="json"),
+        "regulariser": NoRegulariser().model_dump(mode="json"),
         "schedule": _continued(resolved["schedule"], None),
         "optimiser": _optimiser(resolved["optimiser"], carry=False),
     }

@@ -13,6 +13,7 @@ from clray.spec.endpoint import Judge
 from clray.spec.evolve import Evolve, Round
 from clray.spec.gate import Gate
 from clray.spec.length import Length
+from clray.spec.merge import Merge
 from clray.spec.method import Batch, Method, Optimiser
 from clray.spec.similarity import Similarity
 from clray.spec.source import Sources
@@ -175,6 +176,7 @@ class Stage(Strict):
     sequence_length: int = Field(256, ge=8)
     format: Format = Format()
     gate: Gate | None = Field(None, description="instead of the stream's gate; null: none for this stage")
+    merge: Merge | None = Field(None, description="what its weights are merged with, once they are trained")
     teaches: tuple[str, ...] | None = Field(
         None, description="tasks that this stage teaches; default: the task of its own name, if there is one"
     )
@@ -341,6 +343,7 @@ class Stream(Strict):
     format: Format = Format()
     gate: Gate | None = Field(None, description="what a generation must keep to become the parent of the next stage")
     align: Align = Field(Align(), description="the loss of align stages")
+    merge: Merge | None = Field(None, description="of every stage that does not say otherwise")
     stages: tuple[Stage, ...] = Field(min_length=1)
     order: Literal["given", "reverse", "random", "similar"] | tuple[str, ...] = Field(
         "given",

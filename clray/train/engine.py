@@ -11,7 +11,8 @@ import torch
 
 from clray.models import stacks
 from clray.train import state
-from clray.train.extra import make_extra
+from clray.train.extra import Both, make_extra
+from clray.train.holding import Holding
 from clray.train.objective import TargetLoss
 from clray.train.order import StageOrder
 from clray.train.preference import PreferenceLoss
@@ -51,8 +52,8 @@ def accumulation(order: StageOrder, world: int) -> int:
     return -(-int(order.recipe["batch"]) // per_round)
 
 
-def build_engine(model: Any, order: StageOrder, world: int) -> Any:
-    """The DeepSpeed engine around the model's loss, with AdamW over the trainable weights.
+def build_engine(model: Any, order: StageOrder, world: int, holding: Holding | None = None) -> Any:
+    """The DeepSpeed engine around the model's loss, with what holds it, and AdamW over the trainable weights.
 
     The learning rate is set before each step by the loop, and 0 until then.
     """
@@ -68,8 +69,11 @@ def build_engine(model: Any, order: StageOrder, world: int) -> Any:
         model.enable_input_require_grads()
     optimiser, extra = order.recipe["optimiser"], make_extra(model, order.recipe["adapter"], order.seed)
     preference = PreferenceLoss(order.recipe["align"]) if order.references else None
+    if holding and holding.anchor:
+        extra = Both(extra, holding.anchor)
+    distil = holding.distil if holding else None
     engine, *_ = deepspeed.initialize(
-        model=TargetLoss(model, order.compute["compile"], extra, order.parts, preference),
+        model=TargetLoss(model, order.compute["compile"], extra, order.parts, distil, preference),
         optimizer=torch.optim.AdamW(
             _groups(model, optimiser["weight_decay"]),
             lr=0.0,

@@ -2,7 +2,7 @@
 
 A term does not depend on the batch. Every rank adds the same one to each of its micro-batches, and DeepSpeed's mean
 over both is the term itself: its weight is independent of workers, accumulation and (reflection) the number of old
-tasks.
+tasks. See train/anchor.py for one whose ranks add a share each.
 """
 
 from __future__ import annotations
@@ -65,6 +65,23 @@ class Reflection(Extra):
         """The weighted divergence in fp32."""
         rows = self._rows or [torch.zeros(1, dtype=torch.long) for _ in self._memory]
         return self._weight * reflection(self._blocks.attention, self._memory, rows).to(like.device)
+
+
+class Both(Extra):
+    """Two terms, added."""
+
+    def __init__(self, first: Extra, second: Extra) -> None:
+        self._terms = first, second
+
+    def begin(self, step: int, steps: int) -> None:
+        """Tells both."""
+        for one in self._terms:
+            one.begin(step, steps)
+
+    def term(self, like: torch.Tensor) -> torch.Tensor:
+        """Their sum."""
+        first, second = (one.term(like) for one in self._terms)
+        return first + second
 
 
 def make_extra(model: Any, adapter: dict[str, Any], seed: int) -> Extra:

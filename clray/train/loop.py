@@ -14,7 +14,7 @@ from clray.data.manifest import Manifest
 from clray.lineage.store import Store
 from clray.models import stacks
 from clray.models.loading import copy_tokenizer, require, trainable_model
-from clray.train import carry, remember
+from clray.train import carry, holding, merging, remember
 from clray.train import engine as engines
 from clray.train.context import Context
 from clray.train.objective import collate
@@ -39,6 +39,8 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     parent = require(store, order.parent)
     behind = carry.steps_behind(store, order.recipe, parent)
     saver = Saver(store, order, context, behind)
+    held = holding.by_teachers(store, order, shards, plan, context)
+    shards = held.taught or shards
     torch.manual_seed(order.seed)
     model, below = trainable_model(
         store, parent, order.recipe["adapter"], order.recipe["precision"], order.attention, order.trust_remote_code
@@ -47,8 +49,9 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     table = stacks.table_digest(model) if adapter["kind"] == "sapt" else ""
     if adapter["kind"] == "sapt":
         remember.begin(model, remember.first_prompts(shards, plan, remember.MEAN_OF), adapter)
+    held = holding.with_anchor(held, store, order, parent, model, context)
     saver.before_engine(model)
-    engine = engines.build_engine(model, order, context.world)
+    engine = engines.build_engine(model, order, context.world, held)
     run = saver.after_engine(engine)
     if behind and not run.step:
         carry.take(engine, store, parent, behind)
@@ -67,7 +70,7 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
         base=below or order.key,
         files=files | moments,
         curve=run.curve,
-        training=_summary(run, model, shards, plan, context.world) | carried,
+        training=_summary(run, model, shards, plan, context.world) | carried | held.summary,
     )
 
 
@@ -103,7 +106,8 @@ def _step(
     DeepSpeed averages over ranks and accumulation, so the sum is scaled by both and divided by the targets (or pairs)
     of the whole batch, which every rank knows from the manifest: the number of workers does not change the loss.
     """
-    units = max(1, int(shards.num_units[plan.rows(step)].sum()))
+    rows_of_step = plan.rows(step)
+    units, targets = (max(1, int(counts[rows_of_step].sum())) for counts in (shards.num_units, shards.num_targets))
     micro = order.compute["micro_batch"]
     rounds = context.world * engines.accumulation(order, context.world)
     torch.manual_seed(int(np.random.SeedSequence([order.seed, step, context.rank]).generate_state(1)[0]))
@@ -112,10 +116,10 @@ def _step(
     total[4] = wish
     for rows in plan.micro_batches(step, context.rank, context.world, micro):
         loss = engine(collate(shards, rows, micro).to(context.device))
-        term, gate = engine.module.term, engine.module.gate
-        engine.backward(loss * (rounds / units) + term)
+        term, gate, apart = engine.module.term, engine.module.gate, engine.module.held * (rounds / targets)
+        engine.backward(loss * (rounds / units) + apart + term)
         engine.step()
-        total[:4] += torch.stack([loss.detach().float(), term.detach().float(), *gate])
+        total[:4] += torch.stack([loss.detach().float(), (term + apart).detach().float(), *gate])
         total[5:] += engine.module.seen.flatten()
     if context.world > 1:
         torch.distributed.all_reduce(total)
@@ -148,6 +152,8 @@ def _write(
         engines.save_weights(engine, Path(scratch), context.rank, base, memory, table)
         if context.rank:
             return {}
+        if order.recipe.get("merge"):
+            merging.merge(Path(scratch), order.recipe, store, require(store, order.parent), order.seed)
         copy_tokenizer(store, order.parent, Path(scratch))
         digests = store.upload(scratch, f"generations/{order.key}/weights")
     return {f"weights/{name}": value for name, value in digests.items()}

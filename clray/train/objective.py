@@ -15,6 +15,7 @@ from clray.data.batches import PackedShards, Sequence
 from clray.models import masks
 from clray.models.projection import projected_at
 from clray.models.routing import routed
+from clray.train.distil import Distillation
 from clray.train.extra import Extra
 from clray.train.preference import PreferenceLoss
 
@@ -26,6 +27,8 @@ class MicroBatch:
     `bounds` (S + 1) are those of the segments in the flattened rows, `longest` is the length of the longest. `prompt`
     (B, T) is true before the first target of each segment. `origins` (N) are the targets' origins in the mixture. Of
     preference pairs, `halves` (N) number the segments of the targets, and `references` (S) are log p of each segment.
+    Where a teacher's predictions are known, `taught_ids` (N, K) and `taught` (N, K + 1) hold them (see
+    Distillation.known).
     """
 
     ids: torch.Tensor
@@ -39,6 +42,8 @@ class MicroBatch:
     longest: int
     halves: torch.Tensor
     references: torch.Tensor
+    taught_ids: torch.Tensor | None = None
+    taught: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same tensors on the device."""
@@ -50,7 +55,7 @@ class MicroBatch:
         return dataclasses.replace(self, **moved)
 
 
-def collate(shards: PackedShards, rows: np.ndarray, size: int) -> MicroBatch:
+def collate(shards: PackedShards | list[Sequence], rows: np.ndarray, size: int) -> MicroBatch:
     """The micro-batch of these rows, padded to its longest; no rows give one sequence without targets.
 
     Every rank takes part in every step, since gradients are reduced over all of them.
@@ -80,9 +85,19 @@ def collate(shards: PackedShards, rows: np.ndarray, size: int) -> MicroBatch:
         bounds=bounds,
         prompt=prompt,
         longest=int(bounds.diff().max()),
+        **_taught(sequences, len(flat)),
         halves=(ids_of_segments + torch.from_numpy(before)[:, None]).flatten()[flat],
         references=torch.from_numpy(np.concatenate([np.empty(0), *(s.references for s in sequences)])).float(),
     )
+
+
+def _taught(sequences: list[Sequence], targets: int) -> dict[str, torch.Tensor]:
+    """What teachers predict at the targets, as fields of a micro-batch; none where nobody was asked."""
+    known = [sequence.taught for sequence in sequences if sequence.taught is not None]
+    if not known or not targets:
+        return {}
+    ids, values = (torch.from_numpy(np.concatenate(part)) for part in zip(*known, strict=True))
+    return {"taught_ids": ids.long(), "taught": values}
 
 
 def before_first_target(sequence: Sequence) -> np.ndarray:
@@ -97,12 +112,13 @@ def before_first_target(sequence: Sequence) -> np.ndarray:
 class TargetLoss(nn.Module):
     """The model with its loss: the vocabulary projection is computed only where a target is predicted.
 
-    In instruction data that is a few positions in a hundred, while the projection is the largest cost of a
-    small model and the largest memory of a big one. Each pass leaves `term`, what the method adds to the step's mean
-    loss (see `Extra`), and `gate` (2): the newest LoRA block's weight under a shared attention, summed over the batch's
+    In instruction data that is a few positions in a hundred, while the projection is the largest cost of a small model
+    and the largest memory of a big one. Each pass leaves `term`, what the method adds to the step's mean loss (see
+    `Extra`), and `gate` (2): the newest LoRA block's weight under a shared attention, summed over the batch's
     instances, and their number. `compiled` layers and cross-entropy go through torch.compile. With `parts` (see
     StageOrder) targets are weighed by their origin, and each pass leaves in `seen` (P, 2) the unweighed cross-entropies
-    of each part's targets, summed, and their number. Of preference pairs, with the loss `preference`, `seen` (K, 2) has
+    of each part's targets, summed, and their number. With `distil` it leaves in `held` the batch's distances from what
+    a teacher predicted, weighed and summed over targets. Of preference pairs, with the loss `preference`, `seen` (K, 2) has
     what that is to be seen of them instead. `watched` names the rows of `seen` for the training curve.
     Raises ModelError where the model cannot keep the documents of a packed row apart.
     """
@@ -113,12 +129,13 @@ class TargetLoss(nn.Module):
         compiled: bool = False,
         extra: Extra | None = None,
         parts: Iterable[tuple[str, float]] = (),
+        distil: Distillation | None = None,
         preference: PreferenceLoss | None = None,
     ) -> None:
         super().__init__()
         masks.check_packing(model)
-        self.model, self.extra = model, extra or Extra()
-        self.term = self.gate = self.seen = torch.zeros(())
+        self.model, self.extra, self.distil = model, extra or Extra(), distil
+        self.term = self.gate = self.seen = self.held = torch.zeros(())
         parts = list(parts)
         self.parts = list(dict.fromkeys(name for name, _ in parts))
         self.preference = preference
@@ -132,14 +149,14 @@ class TargetLoss(nn.Module):
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The sum of the cross-entropies (nats) over the batch's targets, or of the losses over its pairs; 0 with
         gradient where there are none."""
-        apart = masks.packed_inputs(self.model, batch.segments, batch.bounds, batch.longest)
-        index = batch.index if len(batch.index) else batch.index.new_zeros(1)
         self.seen = torch.zeros(len(self.watched), 2, device=batch.ids.device)
-        with routed(self.model, batch.prompt, batch.segments), projected_at(self.model, index):
-            logits = self.model(batch.ids, position_ids=batch.positions, use_cache=False, **apart).logits
-            self.gate = newest_weight(self.model, batch)
+        logits, self.gate = predicted(self.model, batch)
         total = self._sum(logits, batch) if len(batch.index) else logits.float().sum() * 0.0
         self.term = self.extra.term(total)
+        if self.distil and batch.taught_ids is not None and batch.taught is not None:
+            self.held = self.distil.sum(logits, batch.taught_ids, batch.taught)
+        else:
+            self.held = torch.zeros_like(total, requires_grad=False)
         return total
 
     def _sum(self, logits_NV: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
@@ -154,6 +171,16 @@ class TargetLoss(nn.Module):
         sums_P = losses_N.new_zeros(len(self.parts)).index_add_(0, part_N, losses_N.detach())
         self.seen = torch.stack([sums_P, part_N.bincount(minlength=len(self.parts)).to(sums_P)], 1)
         return (losses_N * self._weight_of.to(losses_N)[batch.origins]).sum()
+
+
+def predicted(model: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits (N, V) at the batch's targets, at the first position where it has none; and what `newest_weight`
+    says."""
+    apart = masks.packed_inputs(model, batch.segments, batch.bounds, batch.longest)
+    index = batch.index if len(batch.index) else batch.index.new_zeros(1)
+    with routed(model, batch.prompt, batch.segments), projected_at(model, index):
+        logits = model(batch.ids, position_ids=batch.positions, use_cache=False, **apart).logits
+        return logits, newest_weight(model, batch)
 
 
 def newest_weight(model: Any, batch: MicroBatch) -> torch.Tensor:

@@ -14,7 +14,8 @@ class StageOrder:
     shards. `recipe` is the resolved stage, which alone with seed, parent and mixture decides the result;
     `compute` says how it is carried out. `pseudo` is the store's file of the task's pseudo-samples, "" without any.
     With `keep_state` the optimiser's state stays beside the generation, for the next stage. `parts` says to which part
-    of the loss each origin of the mixture belongs, and what its targets weigh; empty: all alike. `references` is the
+    of the loss each origin of the mixture belongs, and what its targets weigh; empty: all alike. `teachers` are, where
+    the regulariser has some, the generations whose predictions hold each origin; "": none. `references` is the
     store's folder of what the parent thinks of the preference pairs of an align stage, "" for any other.
     """
 
@@ -30,6 +31,7 @@ class StageOrder:
     pseudo: str = ""
     keep_state: bool = False
     parts: tuple[tuple[str, float], ...] = ()
+    teachers: tuple[str, ...] = ()
     references: str = ""
 
 

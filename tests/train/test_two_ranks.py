@@ -1,4 +1,4 @@
-"""Frozen parts, new layers and carried state with two workers: the same losses as with one."""
+"""Frozen parts, new layers, carried state and regularisers with two workers: the same losses as with one."""
 
 import pytest
 from safetensors.torch import load_file
@@ -35,4 +35,24 @@ def test_two_ranks_carry_the_state_of_one_and_train_the_same(train_line, tmp_pat
     assert len(shared) == 2 and not shared[0].keys() & shared[1].keys()
     assert (shared[0] | shared[1]).keys() == moments.keys()
     weights = load_file(folder / "weights" / "model.safetensors")
+    assert max((weights[name] - alone[name]).abs().max().item() for name in weights) < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("regulariser", "zero"),
+    [("{kind: ewc, weight: 300.0, samples: 12}", 3), ("{kind: l2, weight: 20.0}", 1), ("{kind: lwf, top_k: 32}", 2)],
+    ids=["ewc", "l2", "lwf"],
+)
+def test_two_ranks_are_held_as_one_is(train_line, tmp_path, regulariser, zero):
+    how = [MICRO, f"stages.rows.method={{regulariser: {regulariser}}}", f"compute.zero_stage={zero}"]
+    plan, (_, expected) = train_line(tmp_path / "store", how)
+    line = plan.lines[0]
+    second = line.stages[1]
+    order = order_of(prepare_stage(second, plan.store, line), line, plan.store)
+    alone = load_model(plan.store, second.key).state_dict()
+    for made in (f"generations/{second.key}", f"generations/{second.parent}/ewc", "logits"):
+        plan.store.delete(made)
+    found = by_two(order, tmp_path)
+    assert found["losses"] == pytest.approx([point["loss"] for point in expected.curve], rel=1e-4)
+    weights = load_file(plan.store.fetch(f"generations/{second.key}/weights") / "model.safetensors")
     assert max((weights[name] - alone[name]).abs().max().item() for name in weights) < 2e-3
