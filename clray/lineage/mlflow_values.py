@@ -21,7 +21,10 @@ CURVE = {
     "learning_rate": "train/learning_rate",
     "tokens_per_second": "train/tokens_per_second",
 }
-SUMMARY = ("tokens", "targets", "steps", "seconds", "flops", "tokens_per_second", "first_loss", "last_loss")
+SUMMARY = (
+    "tokens", "targets", "steps", "seconds", "flops", "tokens_per_second", "first_loss", "last_loss",
+    "peak_host_bytes", "peak_device_bytes", "cpu_joules", "gpu_joules",
+)  # fmt: skip
 
 Point = tuple[str, float, int]
 """A metric's name, value and step."""
