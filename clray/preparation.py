@@ -15,6 +15,7 @@ from clray.domain_size import small_domain
 from clray.evolving import mining
 from clray.evolving.round import RoundSpec
 from clray.instructions.evidence import Survey
+from clray.lineage.catalogue import entries
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.planner import Line, PlannedStage
@@ -202,5 +203,5 @@ def _cost(planned: PlannedStage, packed: Manifest, batches: BatchPlan, line: Lin
         compute=line.stream.compute,
         tokens=round(packed.tokens * seen),
         targets=round(packed.targets * seen),
-        speeds=[g.training.get("flops_per_second", 0) for g in store.generations()],
+        speeds=[each.flops / each.seconds for each in entries(store) if each.flops and each.seconds],
     )
