@@ -53,7 +53,7 @@ class Ledger:
             run = self._book.client.create_run(self._book.id, run_name=f"{name} {digest[:10]}", tags=tags)
         elif run.info.status != "RUNNING":
             self._book.client.update_run(run.info.run_id, status="RUNNING")
-        note = {"mlflow.note.content": redact(str(resolved.get("description") or ""))}
+        note = {"mlflow.note.content": redact(mlflow_values.stream_words(resolved))}
         self._book.log(run, mlflow_values.stream_params(resolved), tags=note)
         self._book.log_artifacts(run.info.run_id, {"spec.yaml": spec_yaml})
         self._stream_run, self._stream_digest = str(run.info.run_id), digest

@@ -60,6 +60,12 @@ def stream_params(resolved: dict[str, Any]) -> dict[str, str]:
     )
 
 
+def stream_words(resolved: dict[str, Any]) -> str:
+    """Description of a stream: its own, else the names of its stages, tasks and controls."""
+    names = {what: ", ".join(_names(resolved.get(what))) for what in ("stages", "tasks", "controls")}
+    return str(resolved.get("description") or " ".join(f"{w.capitalize()}: {n}." for w, n in names.items() if n))
+
+
 def curve_points(curve: list[dict[str, float]]) -> list[Point]:
     """The training curve as metrics; step = optimiser step."""
     return [
