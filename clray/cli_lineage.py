@@ -103,6 +103,20 @@ def verify(
 
 
 @app.command()
+def deliver(storage: Storage = DEFAULT, tracking: Tracking = None, as_json: Json = False) -> None:
+    """Tell MLflow what it was not told because it did not answer. Exit code 2 where something still waits."""
+    from clray.lineage.delivery import deliver as deliver_all
+    from clray.lineage.store import Store
+
+    found = deliver_all(Store(storage), _say, tracking)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo("\n".join([f"{found.delivered} records delivered, {found.waiting} wait", *found.reasons]))
+    raise typer.Exit(2 if found.waiting else 0)
+
+
+@app.command()
 def gc(
     storage: Storage = DEFAULT,
     tracking: Tracking = None,

@@ -50,7 +50,7 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> O
     started = time.monotonic()
     plan = make_plan(stream, label)
     built: set[str] = set()
-    with Session(plan, watch.say) as session, Recorder(plan) as recorder:
+    with Session(plan, watch.say) as session, Recorder(plan, watch.say) as recorder:
         checkpoint.sweep(plan.store)
         prepare(plan, session, watch)
         recorder.open()
@@ -93,7 +93,7 @@ def evaluate(stream: Stream, watch: Watcher) -> Outcome:
     """The outcome of measuring the stream's generations that are there, on every task. Trains nothing."""
     started = time.monotonic()
     plan = make_plan(stream)
-    with Session(plan, watch.say) as session, Recorder(plan) as recorder:
+    with Session(plan, watch.say) as session, Recorder(plan, watch.say) as recorder:
         recorder.open()
         for line in plan.chains:
             for index, key in enumerate(line.keys):

@@ -25,5 +25,14 @@ class StorageError(UserError):
     """A storage path or tracking server that cannot be read or written."""
 
 
+class TrackingError(StorageError):
+    """MLflow does not answer, or refuses: `reason` in words; `refused` where it answered that it will not."""
+
+    def __init__(self, message: str, reason: str = "", refused: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.refused = refused
+
+
 class Terminated(KeyboardInterrupt):
     """The process got SIGTERM: it saves what runs, and leaves."""

@@ -16,6 +16,7 @@ from clray.evaluation.references import ReferenceSpec
 from clray.evolving import mining
 from clray.evolving.round import RoundSpec
 from clray.instructions.evidence import Survey
+from clray.lineage.catalogue import entries
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.planner import Line, PlannedStage
@@ -260,5 +261,5 @@ def _cost(planned: PlannedStage, packed: Manifest, batches: BatchPlan, line: Lin
         compute=line.stream.compute,
         tokens=round(packed.tokens * seen),
         targets=round(packed.targets * seen),
-        speeds=[g.training.get("flops_per_second", 0) for g in store.generations()],
+        speeds=[each.flops / each.seconds for each in entries(store) if each.flops and each.seconds],
     )

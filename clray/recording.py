@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from clray.evaluation.metrics import continual_metrics
 from clray.instructions import kept
 from clray.lineage import notes
 from clray.lineage.clock import now
+from clray.lineage.delivery import Courier
 from clray.lineage.environment import environment
 from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
 from clray.lineage.key import digest
 from clray.lineage.ledger import Ledger, default_tracking, redact
+from clray.lineage.spool import Call, Letter
 from clray.outcome import LineOutcome, Outcome, expert_scores
 from clray.planner import Line, Plan, PlannedStage
 from clray.preparation import PreparedStage
@@ -68,14 +71,21 @@ def generation(line: Line, planned: PlannedStage, prepared: PreparedStage, resul
 
 
 class Recorder:
-    """The driver's hand on the ledger: opened and checked before anything is spent, the only writer."""
+    """The driver's hand on the ledger: opened and checked before anything is spent, the only writer.
 
-    def __init__(self, plan: Plan) -> None:
+    An MLflow that goes away later is waited for by nobody: what it was not told is kept and delivered, see
+    `lineage.delivery`. `say` is told of it.
+    """
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
         self._plan = plan
         self._ledger = Ledger(plan.stream.tracking or default_tracking(plan.store), plan.stream.name)
         self._ledger.check()
+        self._courier = Courier(self._ledger, plan.store, say)
+        self._digest = digest([line.keys for line in plan.lines])
         self._stack = ExitStack()
-        self._run = ""
+        self._opened = False
+        self._recorded: set[str] = set()
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Recorder:
@@ -84,46 +94,46 @@ class Recorder:
     def open(self) -> None:
         """Opens the run of the stream in MLflow. Not before all input is checked: a refused stream leaves nothing."""
         stream = self._plan.stream
-        identity = digest([line.keys for line in self._plan.lines])
-        self._run = self._ledger.open_stream(identity, stream.name, loading.to_yaml(stream), loading.dump(stream))
+        run = self._send("open", spec=loading.to_yaml(stream), resolved=loading.dump(stream))
+        self._opened = True
         tracking = stream.tracking and redact(stream.tracking)
         for spec in dict.fromkeys(loading.to_yaml(line.stream) for line in self._plan.chains):
             notes.keep(self._plan.store, stream.name, spec, tracking)
-        self._stack.enter_context(self._ledger.system_metrics(self._run))
+        if run:
+            self._stack.enter_context(self._ledger.system_metrics(run))
 
     def __exit__(self, kind: Any, *_: object) -> None:
         self._stack.close()
-        if self._run:
+        if self._opened:
             ended = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-            self._ledger.finish(self._run, ended)
+            self._send("finish", now=True, status=ended)
+            self._courier.close()
 
     def record(self, line: Line, made: Generation) -> None:
         """Records the generation in MLflow, once; completes what an interrupted run left open."""
-        store = self._plan.store
-        if made.key in self.versions:
+        if made.key in self._recorded:
             return
+        self._recorded.add(made.key)
         waits = any(stage.key == made.key and stage.gate for stage in (*line.stages, *line.rejected))
-        artifacts = {
-            "generation.json": made.to_dict(),
-            "receipt.json": made.receipt,
-            "environment.json": made.environment,
-            "spec.yaml": loading.to_yaml(line.stream),
-        }
-        self.versions[made.key] = self._ledger.record(
-            made,
-            self._run,
-            store.uri(f"generations/{made.key}/weights"),
-            store.read_json(f"generations/{made.key}/curve.json") or [],
-            artifacts,
-            latest=self._is_main(line),
-            newest=self._is_main(line) and not waits,
-        )
+        latest = self._is_main(line)
+        spec = loading.to_yaml(line.stream)
+        version = self._send("record", key=made.key, spec=spec, latest=latest, newest=latest and not waits)
+        if version:
+            self.versions[made.key] = version
 
     def judge(self, line: Line, planned: PlannedStage, verdict: Verdict) -> None:
         """Marks the generation with what its gate decided. A rejected one has its scores in its own run alone."""
-        self._ledger.judge(planned.key, str(verdict.decision), verdict.why, verdict.accepted, self._is_main(line))
+        self._send(
+            "judge",
+            key=planned.key,
+            decision=str(verdict.decision),
+            why=verdict.why,
+            accepted=verdict.accepted,
+            latest=self._is_main(line),
+        )
         if not verdict.accepted:
-            self._ledger.score(planned.key, self._row(planned.key), planned.index, {}, above=False)
+            row = self._row(planned.key)
+            self._send("score", key=planned.key, row=row, index=planned.index, continual={}, above=False)
 
     def score(self, outcome: LineOutcome, line: Line) -> None:
         """Writes each generation's row of the score matrix, and the continual metrics as far as it reaches."""
@@ -131,7 +141,8 @@ class Recorder:
         for index, key in enumerate(line.keys):
             row, main = self._row(key), self._is_main(line)
             if row and (main or index):
-                self._ledger.score(key, row, index, continual_metrics(outcome.matrix.upto(index), singles), above=main)
+                continual = continual_metrics(outcome.matrix.upto(index), singles)
+                self._send("score", key=key, row=row, index=index, continual=continual, above=main)
 
     def publish(self, outcome: Outcome) -> None:
         """Writes the report, the outcome and the plan below the store, and hands them to MLflow."""
@@ -141,7 +152,14 @@ class Recorder:
             for name, value in (("outcome", outcome.to_dict()), ("plan", summarise(outcome.plan).to_dict())):
                 (folder / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
             outcome.plan.store.upload(folder, outcome.plan.folder)
-            self._ledger.attach(self._run, folder)
+            files = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
+            self._send("attach", files=files)
+
+    def _send(self, call: Call, now: bool = False, **values: Any) -> str | None:
+        stream = self._plan.stream
+        tracking = stream.tracking and redact(stream.tracking)
+        letter = Letter(call=call, stream=stream.name, digest=self._digest, tracking=tracking, values=values)
+        return self._courier.send(letter, now)
 
     def _is_main(self, line: Line) -> bool:
         return line.name == self._plan.lines[0].name

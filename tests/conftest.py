@@ -12,6 +12,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from servers import needs_postgres, served
 from texts import texts
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -44,6 +45,15 @@ def data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real data is absent: set CLRAY_DATA_DIR to its folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def tracking_server(request):
+    """URI of a real MLflow server on loopback: one over SQLite, one over PostgreSQL, each started once."""
+    if request.param == "postgresql":
+        needs_postgres()
+    with served("serve.sh" if request.param == "sqlite" else "serve-postgres.sh") as uri:
+        yield uri
 
 
 @pytest.fixture(scope="session")

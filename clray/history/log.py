@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
@@ -31,11 +31,13 @@ class Log:
     tokens: int
     seconds: float
     flops: float
+    joules: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        rows = [{**asdict(line.entry), "aliases": line.aliases} for line in self.lines]
-        cost = {"tokens": self.tokens, "seconds": self.seconds, "flops": self.flops}
+        names = [field.name for field in fields(Entry)]
+        rows = [{**{n: getattr(line.entry, n) for n in names}, "aliases": line.aliases} for line in self.lines]
+        cost = {"tokens": self.tokens, "seconds": self.seconds, "flops": self.flops, "joules": self.joules}
         return {"generations": rows, "cost": cost}
 
 
@@ -52,6 +54,7 @@ def log(archive: Archive) -> Log:
         tokens=sum(entry.tokens for entry in every),
         seconds=sum(entry.seconds for entry in every),
         flops=sum(entry.flops for entry in every),
+        joules=sum(entry.joules for entry in every),
     )
 
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:  # these load PyTorch
 def show_log(found: Log) -> None:
     """Prints the tree, a line for each generation, and what all of it cost."""
     typer.echo("\n".join(_line(line) for line in found.lines))
+    energy = f", {found.joules / 3.6e6:.3g} kWh" if found.joules else ""
     typer.echo(
         f"{len(found.lines)} generations: {found.tokens:,} tokens, {duration(found.seconds)}, {found.flops:.3g} FLOPs"
+        f"{energy}"
     )
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyarrow import fs
@@ -21,7 +21,7 @@ from clray.lineage import collected, verdicts
 from clray.lineage.store import Store, cache_folder
 from clray.spec.stream import METRICS
 
-VERSION = 2
+VERSION = 3
 SETTLED_SECONDS = 2.0
 """A folder that changed less long ago is read again next time: clocks of file systems are coarse."""
 
@@ -31,8 +31,8 @@ class Entry:
     """One generation in brief.
 
     `adapter` is the kind of adapter its weights are, "" where they are complete; `status` what gates said of it (see
-    lineage.verdicts), "" where none was asked; `scores` task digest -> [task, metric, score]; `gone` that its weights
-    were collected.
+    lineage.verdicts), "" where none was asked; `joules` the energy that was counted, 0 where none was; `scores` task digest -> [task, metric,
+    score]; `gone` that its weights were collected.
     """
 
     key: str
@@ -48,6 +48,7 @@ class Entry:
     tokens: int
     seconds: float
     flops: float
+    joules: float = 0.0
     scores: dict[str, tuple[str, str, float]] = field(default_factory=dict)
     gone: bool = False
 
@@ -115,23 +116,23 @@ def _read(store: Store, key: str) -> dict[str, Any] | None:
     if record is None:
         return None
     stage, training = record.get("stage") or {}, record.get("training") or {}
-    entry = Entry(
-        key=record["key"],
-        parent=record["parent"],
-        index=record["index"],
-        stage=record["stage_name"],
-        kind=stage.get("kind", ""),
-        base=record["base"],
-        adapter=(record.get("adapter") or {}).get("kind", ""),
-        stream=(record.get("run") or {}).get("stream", ""),
-        status=verdicts.status(store, key),
-        created=record.get("created", ""),
-        tokens=training.get("tokens", 0),
-        seconds=training.get("seconds", 0.0),
-        flops=training.get("flops", 0.0),
-        scores=dict(_scores(store, key)),
-    )
-    return asdict(entry)
+    return {
+        "key": record["key"],
+        "parent": record["parent"],
+        "index": record["index"],
+        "stage": record["stage_name"],
+        "kind": stage.get("kind", ""),
+        "base": record["base"],
+        "adapter": (record.get("adapter") or {}).get("kind", ""),
+        "stream": (record.get("run") or {}).get("stream", ""),
+        "status": verdicts.status(store, key),
+        "created": record.get("created", ""),
+        "tokens": training.get("tokens", 0),
+        "seconds": training.get("seconds", 0.0),
+        "flops": training.get("flops", 0.0),
+        "joules": training.get("cpu_joules", 0.0) + training.get("gpu_joules", 0.0),
+        "scores": dict(_scores(store, key)),
+    }
 
 
 def _scores(store: Store, key: str) -> Iterator[tuple[str, tuple[str, str, float]]]:

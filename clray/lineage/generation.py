@@ -25,7 +25,8 @@ class Generation:
         inheritance: hyper-parameter -> (value, where from): "stage", "stream", "inherited", "default".
         data: manifest of the mixture: digest, rows, tokens, targets, and the share of each origin.
         receipt: each replay draw: origin -> quota asked, drawn, seed, digests of rows.
-        training: steps, tokens, targets, seconds, tokens_per_second, flops, first and last loss.
+        training: steps, tokens, targets, seconds, tokens_per_second, flops, first and last loss; the most memory of a
+            worker and, where the machine counts it, energy in joules (see `train.meters`).
         environment: versions of Python and packages, device, platform.
         files: relative path -> SHA-256 of each file of the generation.
         created: UTC time, ISO 8601.

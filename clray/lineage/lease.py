@@ -29,8 +29,11 @@ POLL_SECONDS = 0.5
 
 
 @contextlib.contextmanager
-def hold(store: Store, key: str, what: str, say: Callable[[str], None], wait: bool = True) -> Iterator[None]:
-    """Holds the right to build generation `key` (`what`, for people) while the block runs.
+def hold(
+    store: Store, key: str, what: str, say: Callable[[str], None], wait: bool = True, doing: str = ""
+) -> Iterator[None]:
+    """Holds the right to build generation `key` (`what`, for people) while the block runs; or that to do something
+    else, which `doing` says.
 
     Where another driver holds it, says who and waits for its end, or raises StorageError where it is not to `wait`.
     A dead driver's right is free: at once on a disk, after TTL_SECONDS in an object store.
@@ -38,7 +41,7 @@ def hold(store: Store, key: str, what: str, say: Callable[[str], None], wait: bo
     lease = _Lock(store, key) if store.local else _Claim(store, key)
     told = False
     while not lease.take():
-        text = f"{what} (generation {key[:10]}) is being built by {_name(lease.holder())}"
+        text = f"{doing or f'{what} (generation {key[:10]}) is being built'} by {_name(lease.holder())}"
         if not wait:
             raise StorageError(f"{text}; wait for its end, or run without --no-wait to do so")
         if not told:

@@ -35,8 +35,10 @@ class Ledger:
 
     def __init__(self, tracking_uri: str, stream: str) -> None:
         self.tracking_uri = tracking_uri
+        self.stream = stream
         self._book = Experiment(tracking_uri, stream)
         self._stream_run: str | None = None
+        self._stream_digest = ""
 
     def check(self) -> None:
         """Raises StorageError within seconds where MLflow cannot be used; makes a new SQLite file's schema."""
@@ -51,10 +53,23 @@ class Ledger:
             run = self._book.client.create_run(self._book.id, run_name=f"{name} {digest[:10]}", tags=tags)
         elif run.info.status != "RUNNING":
             self._book.client.update_run(run.info.run_id, status="RUNNING")
-        note = {"mlflow.note.content": redact(str(resolved.get("description") or ""))}
+        note = {"mlflow.note.content": redact(mlflow_values.stream_words(resolved))}
         self._book.log(run, mlflow_values.stream_params(resolved), tags=note)
         self._book.log_artifacts(run.info.run_id, {"spec.yaml": spec_yaml})
-        self._stream_run = str(run.info.run_id)
+        self._stream_run, self._stream_digest = str(run.info.run_id), digest
+        return self._stream_run
+
+    @translated
+    def stream_run(self, digest: str) -> str:
+        """Id of the run that stands for the stream of that digest; StorageError where it was not opened."""
+        if self._stream_run is None or self._stream_digest != digest:
+            run = self._book.run("clray.stream_digest", digest)
+            if run is None:
+                raise StorageError(
+                    f"the run of stream '{self.stream}' ({digest[:10]}) is not in MLflow at "
+                    f"'{redact(self.tracking_uri)}'. Run the stream with this tracking URI first: clray run."
+                )
+            self._stream_run, self._stream_digest = str(run.info.run_id), digest
         return self._stream_run
 
     @translated
@@ -74,7 +89,7 @@ class Ledger:
         small files, name -> text or plain value. `latest` says that the generation is of the stream's main
         line, whose newest generation carries the alias; `newest=False` that a gate decides on that later.
         """
-        run = self._book.run("clray.key", generation.key) or self._create_run(generation, parent_run, latest)
+        run = self._book.only_run(generation.key) or self._create_run(generation, parent_run, latest)
         run_id, found = run.info.run_id, self._book.version(generation.key)
         known = found is not None and run.data.tags.get("clray.recorded") == "true"
         version = str(

@@ -56,6 +56,16 @@ class Experiment:
         found = self.client.search_runs([self.id], f"tags.`{tag}` = '{value}'", max_results=1, order_by=order)
         return next(iter(found), None)
 
+    def only_run(self, key: str) -> Any:
+        """The run of the generation, or None. A server that was killed may have made two of one call: the empty one
+        goes."""
+        found = list(self.client.search_runs([self.id], f"tags.`clray.key` = '{key}'", max_results=5))
+        found.sort(key=lambda run: run.data.tags.get("clray.recorded") != "true")
+        for run in found[1:]:
+            if run.data.tags.get("clray.recorded") != "true":
+                self.client.delete_run(run.info.run_id)
+        return next(iter(found), None)
+
     def runs(self, tag: str, value: str) -> Iterator[Any]:
         """All runs with that tag, oldest first; none where there is no experiment."""
         experiment = self.client.get_experiment_by_name(self.stream)

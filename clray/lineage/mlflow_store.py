@@ -12,13 +12,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from clray.errors import StorageError
+from clray.errors import StorageError, TrackingError
 from clray.lineage.store import Store
 
 ARTIFACTS = "mlartifacts"
 QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-CHATTY = ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics")
+BOUNDED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+"""MLflow itself would ask a dead server for minutes, and would create again what a server made whose answer was lost:
+`clray.lineage.delivery` tries again instead, and looks first."""
+CHATTY = {
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.WARNING,
+    "mlflow.system_metrics": logging.CRITICAL,
+}
+"""How much these may say. What MLflow's monitor of the machine says of a dead server holds its URI with credentials."""
 
 _USER_INFO = re.compile(r"""(?<=://)[^/?#\s"'<>]*@""")
 _SECRET = re.compile(
@@ -62,9 +70,10 @@ def library() -> Any:
     """The module `mlflow`, imported on first use; StorageError where it is missing or something else.
 
     Without MLflow, a folder named `mlflow` on the path is imported as an empty module instead. MLflow's
-    telemetry is off unless MLFLOW_DISABLE_TELEMETRY says otherwise, and it prints nothing to stdout.
+    telemetry is off unless MLFLOW_DISABLE_TELEMETRY says otherwise, and it prints nothing to stdout. A request ends
+    after 15 s and is not repeated, unless the environment says otherwise.
     """
-    for name, value in QUIET.items():
+    for name, value in (QUIET | BOUNDED).items():
         os.environ.setdefault(name, value)
     try:
         import mlflow
@@ -75,8 +84,8 @@ def library() -> Any:
             "MLflow is not installed, or a folder or file named 'mlflow' stands before it on the Python path. "
             "Install it: pip install 'mlflow>=3.13,<4'; and keep Python files out of folders named mlflow."
         )
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in CHATTY.items():
+        logging.getLogger(name).setLevel(level)
     return mlflow
 
 
@@ -96,7 +105,7 @@ def check(uri: str) -> None:
 
 @contextlib.contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turns what MLflow raises when it cannot be reached or written into StorageError, without secrets."""
+    """Turns what MLflow raises when it cannot be reached or written into TrackingError, without secrets."""
     library()
     from mlflow.exceptions import MlflowException
 
@@ -106,8 +115,15 @@ def storage_errors(uri: str) -> Iterator[None]:
         if getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE":
             raise
         reason = " ".join(str(error).split()).rpartition("(Caused by ")[2].removesuffix(")")
-        what = redact(reason)[:400]
-        raise StorageError(f"MLflow at '{redact(uri)}' cannot be used: {what.rstrip('.')}. {_mend(uri)}") from None
+        what = redact(reason)[:400].rstrip(".")
+        message = f"MLflow at '{redact(uri)}' cannot be used: {what}. {_mend(uri)}"
+        raise TrackingError(message, what, refused=_refused(error)) from None
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the server answered, and will answer the same again: no right, no such thing, a bad request."""
+    status = getattr(error, "get_http_status_code", None)
+    return status is not None and 400 <= status() < 500 and status() not in (408, 429)
 
 
 @contextlib.contextmanager

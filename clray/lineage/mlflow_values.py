@@ -25,7 +25,10 @@ CURVE = {
     "chosen_log_prob": "train/chosen_log_prob",
     "rejected_log_prob": "train/rejected_log_prob",
 }
-SUMMARY = ("tokens", "targets", "steps", "seconds", "flops", "tokens_per_second", "first_loss", "last_loss")
+SUMMARY = (
+    "tokens", "targets", "steps", "seconds", "flops", "tokens_per_second", "first_loss", "last_loss",
+    "peak_host_bytes", "peak_device_bytes", "cpu_joules", "gpu_joules",
+)  # fmt: skip
 
 Point = tuple[str, float, int]
 """A metric's name, value and step."""
@@ -59,6 +62,12 @@ def stream_params(resolved: dict[str, Any]) -> dict[str, str]:
     return params(
         {name: value for name, value in resolved.items() if name not in {*names, "name", "description"}} | names
     )
+
+
+def stream_words(resolved: dict[str, Any]) -> str:
+    """Description of a stream: its own, else the names of its stages, tasks and controls."""
+    names = {what: ", ".join(_names(resolved.get(what))) for what in ("stages", "tasks", "controls")}
+    return str(resolved.get("description") or " ".join(f"{w.capitalize()}: {n}." for w, n in names.items() if n))
 
 
 def curve_points(curve: list[dict[str, float]]) -> list[Point]:

@@ -20,6 +20,7 @@
     scratch/              rows on their way to their part, removed at once; see data/shuffle.py
     leases/               who builds a generation right now, see lineage/lease.py
     streams/              the streams that wrote here, see lineage/notes.py
+    spool/                what MLflow was not told yet, see lineage/spool.py
     collected/            generations whose weights are gone, see lineage/collected.py
 
 A folder without its last file does not exist: whatever is killed half-way is simply made again. Digests of
@@ -126,7 +127,8 @@ class Store:
     def read_bytes(self, relative: str) -> bytes:
         """Content of the file; FileNotFoundError where it is not there."""
         if self.local:
-            return Path(self.path(relative)).read_bytes()
+            with open(self.path(relative), "rb") as file:
+                return file.read()
         with self.fs.open_input_stream(self.path(relative)) as stream:
             return bytes(stream.read())
 

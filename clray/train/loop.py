@@ -17,6 +17,7 @@ from clray.models.loading import copy_tokenizer, require, trainable_model
 from clray.train import carry, holding, merging, remember
 from clray.train import engine as engines
 from clray.train.context import Context
+from clray.train.meters import Meters, together
 from clray.train.objective import collate
 from clray.train.order import StageLeft, StageOrder, StageResult
 from clray.train.saver import LEAVE, Running, Saver
@@ -29,7 +30,7 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     Every rank calls it with the same order. It goes on from the stage's newest checkpoint, if there is one.
     The record that makes the generation exist is the driver's. Raises StageLeft where it was told to leave.
     """
-    store = Store(order.storage)
+    store, meters = Store(order.storage), Meters(context.device)
     manifest = Manifest.load(store, f"mixtures/{order.mixture}")
     assert manifest is not None, f"mixture {order.mixture} was not prepared"
     references = Manifest.load(store, order.references) if order.references else None
@@ -65,12 +66,13 @@ def train_stage(order: StageOrder, context: Context) -> StageResult:
     moments = carry.keep(engine, store, order.key, context) if order.keep_state else {}
     carried = {carry.STEPS: behind + plan.steps} if moments else {}
     engine.destroy()
+    used = together(context.gather(meters.read(energy=saver.from_start)))
     return StageResult(
         key=order.key,
         base=below or order.key,
         files=files | moments,
         curve=run.curve,
-        training=_summary(run, model, shards, plan, context.world) | carried | held.summary,
+        training=_summary(run, model, shards, plan, context.world) | carried | held.summary | used,
     )
 
 

@@ -82,6 +82,11 @@ class Saver:
         self._tensors = self._found.tensors(store) if self._found else {}
         self._last = time.monotonic()
 
+    @property
+    def from_start(self) -> bool:
+        """Whether the stage began here, and not at a checkpoint."""
+        return self._found is None
+
     def before_engine(self, model: Any) -> None:
         """Gives the model the weights that it goes on from, before the engine takes it apart."""
         if self._found:

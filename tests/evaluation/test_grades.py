@@ -11,8 +11,8 @@ from clray.data.questions import Question
 from clray.errors import ModelError, SpecError
 from clray.evaluation import grades as module
 from clray.evaluation.generate import GenerateExample
+from clray.evaluation.grades import Answer, check, grades, judged
 from clray.evaluation.tasks import TaskSpec, graded
-from clray.evaluation.grades import Answer, check, judged, grades
 from clray.lineage.store import Store
 from clray.spec.endpoint import Judge
 from clray.spec.stream import Format, Task

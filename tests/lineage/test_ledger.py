@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
 import types
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ from clray.errors import StorageError
 from clray.lineage.generation import Generation
 from clray.lineage.ledger import NEWEST, Ledger, default_tracking, redact
 from clray.lineage.store import Store
+from servers import free_port
 
 STREAM = "news"
 WEIGHTS = "s3://id:hunter2@bucket/generations/weights"
@@ -115,49 +112,10 @@ def uri(blank: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Iterator[str]:
-    """Address of a real server on loopback."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    shutil.copy(blank, folder / "mlflow.db")
-    command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *command],
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            start_new_session=True,
-        )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://ann:hunter2@127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(address, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the server does not answer")
+@pytest.fixture(scope="session")
+def server(tracking_server: str) -> str:
+    """Address of a real server on loopback, with credentials that it does not ask for."""
+    return tracking_server.replace("://", "://ann:hunter2@")
 
 
 def everything(uri: str, key: str) -> dict[str, Any]:
