@@ -31,8 +31,8 @@ class Entry:
     """One generation in brief.
 
     `adapter` is the kind of adapter its weights are, "" where they are complete; `status` what gates said of it (see
-    lineage.verdicts), "" where none was asked; `joules` the energy that was counted, 0 where none was; `scores` task digest -> [task, metric,
-    score]; `gone` that its weights were collected.
+    lineage.verdicts), "" where none was asked; `joules` the energy that was counted, 0 where none was; `scores` task
+    digest -> [task, metric, score]; `gone` that its weights were collected.
     """
 
     key: str

@@ -48,7 +48,7 @@ def resolve(stream: Stream, stage: Stage, parent: dict[str, Any], first: bool = 
     """The recipe of `stage` on top of a parent whose resolved stage is `parent` (empty for generation 0).
 
     A `first` stage has no past that it could replay, so its replay counts as none, as does a regulariser of what is
-    replayed (der) or, without a parent, of what was taught (ewc); streams that differ only in them share its generation.
+    replayed (der) or, without a parent, of what was taught (ewc). Streams that differ only in them share it.
     """
     origins: dict[str, Origin] = {}
     optimiser = {

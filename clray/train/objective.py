@@ -118,8 +118,8 @@ class TargetLoss(nn.Module):
     instances, and their number. `compiled` layers and cross-entropy go through torch.compile. With `parts` (see
     StageOrder) targets are weighed by their origin, and each pass leaves in `seen` (P, 2) the unweighed cross-entropies
     of each part's targets, summed, and their number. With `distil` it leaves in `held` the batch's distances from what
-    a teacher predicted, weighed and summed over targets. Of preference pairs, with the loss `preference`, `seen` (K, 2) has
-    what that is to be seen of them instead. `watched` names the rows of `seen` for the training curve.
+    a teacher predicted, weighed and summed over targets. Of preference pairs, with the loss `preference`, `seen` (K, 2)
+    has what that is to be seen of them instead. `watched` names the rows of `seen` for the training curve.
     Raises ModelError where the model cannot keep the documents of a packed row apart.
     """
 
