@@ -32,7 +32,7 @@ class Endpoint(Generic[Answer]):
         self, spec: dict[str, Any], who: str, name: str, schema: dict[str, Any], read: Callable[[str], Answer]
     ) -> None:
         self._spec, self._who, self._read = spec, who, read
-        self._form = {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+        self._form: Any = {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
         if find_spec("openai") is None:
             raise ModelError(f"{self._place()} needs the package openai: pip install 'clray[tagging]'")
         import openai
@@ -71,7 +71,7 @@ class Endpoint(Generic[Answer]):
                 model=self._spec["model"],
                 messages=[{"role": "user", "content": message}],
                 temperature=0,
-                response_format=self._form,  # type: ignore[arg-type]
+                response_format=self._form,
             )
         except (openai.OpenAIError, ValueError) as error:
             raise ModelError(f"{self._place()}: {self._refusal(error)}") from None  # the cause may quote the key
