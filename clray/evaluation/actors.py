@@ -101,13 +101,15 @@ class ScoringPool:
         import ray
 
         evaluation = stream.evaluation
-        threads = 1 if os.environ.get("RAY_ADDRESS") else max(1, (os.cpu_count() or 1) // evaluation.workers)
+        share = 1 if os.environ.get("RAY_ADDRESS") else max(1, (os.cpu_count() or 1) // evaluation.workers)
         actor = ray.remote(Scorer).options(
             num_cpus=1, num_gpus=evaluation.gpus_per_worker, max_restarts=2, max_task_retries=2
         )
         self._shard, root = evaluation.shard_rows, Store(stream.storage).root
         self._actors: list[Any] = [
-            actor.remote(root, evaluation, stream.model.attention, stream.model.trust_remote_code, threads)
+            actor.remote(
+                root, evaluation, stream.model.attention, stream.model.trust_remote_code, evaluation.threads or share
+            )
             for _ in range(evaluation.workers)
         ]
 

@@ -115,6 +115,11 @@ class Evaluation(Strict):
 
     workers: int = Field(1, ge=1, description="scoring actors")
     gpus_per_worker: float = Field(0, ge=0, le=1)
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of each scoring actor; default: its share of the node, 1 on a joined cluster",
+    )
     batch_tokens: int = Field(8192, ge=64, description="padded tokens in one forward pass")
     shard_rows: int = Field(256, ge=1, description="examples that one actor call scores")
     every: int = Field(
