@@ -38,6 +38,13 @@ class Watcher(Protocol):
         """A generation is measured."""
 
 
+class Scribe(Protocol):
+    """Whoever writes down which generations there are."""
+
+    def record(self, line: Line, made: Generation) -> None:
+        """The line has come to the generation."""
+
+
 def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> Outcome:
     """The outcome of the stream and its controls: generations, score matrices and metrics.
 
@@ -64,7 +71,7 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> O
 
 
 def follow(
-    plan: Plan, line: Line, session: Session, recorder: Recorder, watch: Watcher, wait: bool, built: set[str]
+    plan: Plan, line: Line, session: Session, recorder: Scribe, watch: Watcher, wait: bool, built: set[str]
 ) -> Line:
     """Makes and measures the line's generations one after the other; the line as it is, where a stage ended early."""
     recorder.record(line, line.base.generation)
