@@ -119,14 +119,15 @@ def heads(result: dict[str, Any]) -> list[str]:
     """Heads of the table of trials."""
     objectives = [objective["text"] for objective in result["sweep"]["objectives"]]
     fields = [field.rpartition(".")[2] for field in result["fields"]]
-    return ["trial", *fields, "stages", *objectives, *result["sweep"]["constraints"], "tokens", "device-s", "state"]
+    limits = ["constraints"] if result["sweep"]["constraints"] else []
+    return ["trial", *fields, "stages", *objectives, *limits, "tokens", "device-s", "state"]
 
 
 def row(result: dict[str, Any], trial: dict[str, Any]) -> list[str]:
     """One row of the table of trials, for the page and the terminal."""
-    num_objectives, num_constraints = len(result["sweep"]["objectives"]), len(result["sweep"]["constraints"])
-    values = [f"{value:.4g}" for value in trial["values"] or ()] or [NOTHING] * num_objectives
-    kept = ["kept" if e <= 0 else f"broken by {e:.3g}" for e in trial["excesses"] or ()] or [NOTHING] * num_constraints
+    values = [f"{value:.4g}" for value in trial["values"] or ()] or [NOTHING] * len(result["sweep"]["objectives"])
+    broken = [f"broken by {excess:.3g}" for excess in trial["excesses"] or () if excess > 0]
+    limits = [", ".join(broken) or (NOTHING if trial["kept"] is None else "kept")]
     share = "" if trial["share"] == 1 else f" at {trial['share']:g}"
     state = "best" if trial["number"] == result["best"] else trial["status"]
     return [
@@ -134,7 +135,7 @@ def row(result: dict[str, Any], trial: dict[str, Any]) -> list[str]:
         *(label(trial["settings"].get(field)) for field in result["fields"]),
         f"{trial['stage']}/{trial['of']}" if trial["of"] else NOTHING,
         *values,
-        *kept,
+        *(limits if result["sweep"]["constraints"] else ()),
         short_count(trial["costs"].get("tokens")),
         short_count(trial["costs"].get("device_seconds")),
         f"{state}{share}",

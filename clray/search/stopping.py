@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    TrialScheduler,
-)
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from clray.search import objectives
 from clray.search.journal import COMPLETE, FAILED, RUNNING, STOPPED, Entry, Journal
@@ -106,5 +102,5 @@ def rule(sweep: Sweep, stages: int) -> Any:
         mode="max",
         grace_period=stopping.grace,
         min_samples_required=stopping.least,
-        min_time_slice=stages + 1,
+        min_time_slice=math.inf,  # it would pause trials, which have no checkpoints of Tune's
     )
