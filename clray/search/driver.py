@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import ray
 from ray import tune
 
 from clray.lineage import lease
@@ -18,12 +17,12 @@ from clray.lineage.clock import now
 from clray.lineage.key import digest
 from clray.ray_session import connect
 from clray.search import objectives
-from clray.search.journal import COMPLETE, FAILED, Entry, Journal
+from clray.search.journal import COMPLETE, FAILED, Entry, Journal, Unkept
 from clray.search.planning import PlannedTrial, SweepPlan, plan_sweep, plan_trial
 from clray.search.proposing import Listed, Proposed, score_of
 from clray.search.recording import Bookkeeper
 from clray.search.result import SweepResult
-from clray.search.room import DRIVER_CPUS, cpus_here, threads_here
+from clray.search.room import cpus_here, threads_here
 from clray.search.stopping import Judge
 from clray.search.trial import Trial
 from clray.spec import loading
@@ -51,7 +50,7 @@ class Watcher(Protocol):
         """A trial has trained and measured one more stage, or has ended."""
 
 
-class Failures(tune.Callback):
+class Failures(Unkept, tune.Callback):
     """Records trials that failed once more than they are retried."""
 
     def __init__(self, journal: Journal, rung: int, told: Any) -> None:
@@ -144,13 +143,14 @@ def _tune(
     hours = plan.sweep.hours
     left = None if hours is None else max(1.0, 3600 * hours - (time.monotonic() - started))
     tune.Tuner(
-        tune.with_resources(Trial, {"cpu": DRIVER_CPUS}),
+        Trial,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=Judge(plan.sweep, journal, rung, plan.num_stages, told),
             num_samples=wanted,
             max_concurrent_trials=plan.room.trials,
             reuse_actors=True,
+            trial_dirname_creator=_dirname,
             time_budget_s=left,
         ),
         run_config=tune.RunConfig(
@@ -162,4 +162,8 @@ def _tune(
             verbose=0,
         ),
     ).fit()
-    assert ray.is_initialized()
+
+
+def _dirname(trial: Any) -> str:
+    """Tune's folder of a trial; its own choice would be the whole configuration."""
+    return str(trial.trial_id)

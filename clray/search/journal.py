@@ -46,6 +46,14 @@ class Entry:
         return self.reports[-1]
 
 
+class Unkept:
+    """Base of what is handed to Tune, which pickles it beside its own state: a sweep goes on from its journal alone, so
+    there a plain object stands in its place."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()
+
+
 @dataclass
 class Journal:
     """The entries of a sweep by rung and number, kept below `folder` of the store."""

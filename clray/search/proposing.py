@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from clray.errors import UserError
 from clray.search import objectives
-from clray.search.journal import COMPLETE, Entry, Journal
+from clray.search.journal import COMPLETE, Entry, Journal, Unkept
 from clray.search.planning import PlannedTrial, plan_trial
 from clray.search.space import Settings, proposed
 from clray.spec.sweep import Sweep
@@ -17,7 +17,7 @@ from clray.spec.sweep import Sweep
 Configured = Callable[[PlannedTrial, int], dict[str, Any]]
 
 
-class Listed(Searcher):
+class Listed(Unkept, Searcher):
     """The trials of a list, one after the other; those that have ended in the journal are passed over."""
 
     def __init__(self, trials: Sequence[PlannedTrial], journal: Journal, rung: int, configured: Configured) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from clray.search import objectives
-from clray.search.journal import COMPLETE, FAILED, RUNNING, STOPPED, Entry, Journal
+from clray.search.journal import COMPLETE, FAILED, RUNNING, STOPPED, Entry, Journal, Unkept
 from clray.search.proposing import names_at
 from clray.search.trial import REPORT
 from clray.spec.sweep import Sweep
@@ -26,7 +26,7 @@ class StandIn:
     trial_id: str
 
 
-class Judge(FIFOScheduler):
+class Judge(Unkept, FIFOScheduler):
     """Tune's scheduler of one rung: takes each report, decides, writes both down, and tells `told`."""
 
     def __init__(self, sweep: Sweep, journal: Journal, rung: int, stages: int, told: Told) -> None:

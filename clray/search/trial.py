@@ -19,6 +19,7 @@ from clray.lineage.generation import Generation
 from clray.outcome import line_outcome
 from clray.planner import Line, Plan, make_plan
 from clray.search.objectives import COSTS
+from clray.search.room import DRIVER_CPUS
 from clray.session import Session
 from clray.spec import loading
 from clray.spec.stream import Stream
@@ -58,6 +59,11 @@ class Trial(tune.Trainable):
     `config` holds the stream (JSON of its plain values), how many `stages` of it are to be trained, and the CPU `threads` of each
     worker and scoring actor (0: as ever). A report is the state after a stage: metrics, costs, keys, and how many generations were `built`.
     """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Tune reserves for the driver; what it starts takes its own from the cluster at large."""
+        return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Takes the first trial's configuration."""
