@@ -91,7 +91,8 @@ def plan(stream: StreamFile, overrides: Overrides = None, as_json: Json = False)
     from clray.spec import sweep_loading
 
     if sweep_loading.is_sweep(stream):
-        return _plan_sweep(stream, overrides, as_json)
+        _plan_sweep(stream, overrides, as_json)
+        return
     with _quiet_stdout(as_json):
         summary = clray.plan(_load(stream, overrides))
     _print_json(summary.to_dict()) if as_json else summary.show()

@@ -259,9 +259,7 @@ def _trade_off(
     y: tuple[str, Sequence[float | None], bool],
 ) -> TradeOff | None:
     """The two numbers (name, values, whether less is better) beside each other; None where fewer than two have both."""
-    points = [
-        (a, b, trial) for a, b, trial in zip(x[1], y[1], whole, strict=True) if a is not None and b is not None
-    ]
+    points = [(a, b, trial) for a, b, trial in zip(x[1], y[1], whole, strict=True) if a is not None and b is not None]
     if len(points) < 2:
         return None
     frame = TradeOff(x[0], y[0], [], [], [], "")

@@ -15,6 +15,7 @@ from ray import tune
 from clray.lineage import lease
 from clray.lineage.clock import now
 from clray.lineage.key import digest
+from clray.lineage.store import Store
 from clray.ray_session import connect
 from clray.search import objectives
 from clray.search.journal import COMPLETE, FAILED, Entry, Journal, Unkept
@@ -72,7 +73,7 @@ def run(sweep: Sweep, watch: Watcher, retry_failed: bool = False) -> SweepResult
     started = time.monotonic()
     plan = plan_sweep(sweep)
     with lease.hold(plan.store, f"sweep-{digest(plan.folder, 12)}", f"sweep {sweep.name}", watch.say):
-        journal, before = Journal.read(plan.store, plan.folder), set(plan.store.list("generations"))
+        journal, before = Journal.read(plan.store, plan.folder), _made(plan.store)
         if retry_failed:
             journal.forget(FAILED)
         with Bookkeeper(plan, watch.say) as books:
@@ -116,6 +117,11 @@ def promoted(sweep: Sweep, journal: Journal, rung: int) -> list[Entry]:
     return [whole[place] for place in best[: math.ceil(sweep.fidelity.keep * len(entries))]]
 
 
+def _made(store: Store) -> set[str]:
+    """Keys of all committed generations."""
+    return {key for key in store.list("generations") if store.exists(f"generations/{key}/generation.json")}
+
+
 def _planned(plan: SweepPlan, entry: Entry) -> PlannedTrial:
     known = {trial.number: trial for trial in plan.trials}
     return known.get(entry.number) or plan_trial(plan.sweep, entry.number, entry.settings)
@@ -134,9 +140,7 @@ def _configured(plan: SweepPlan) -> Any:
     return configured
 
 
-def _tune(
-    plan: SweepPlan, journal: Journal, rung: int, searcher: Any, wanted: int, told: Any, started: float
-) -> None:
+def _tune(plan: SweepPlan, journal: Journal, rung: int, searcher: Any, wanted: int, told: Any, started: float) -> None:
     """Has Tune run the trials of one rung that have not ended."""
     os.environ.update(QUIET)
     connect(plan.first.stream, cpus_here(plan.first.stream, plan.room, os.cpu_count() or 1), dashboard=True)

@@ -36,6 +36,7 @@ class Bookkeeper:
         self._run = ""
         self._lock = threading.Lock()
         self._failed = False
+        self._written: set[tuple[int, int]] = set()
 
     def __enter__(self) -> Bookkeeper:
         sweep = self._plan.sweep
@@ -53,7 +54,8 @@ class Bookkeeper:
 
     def told(self, entry: Entry) -> None:
         """Has the thread write the trial, where it has ended."""
-        if entry.ended:
+        if entry.ended and (entry.rung, entry.number) not in self._written:
+            self._written.add((entry.rung, entry.number))
             self._later(lambda: self._write(entry))
 
     def publish(self, result: SweepResult) -> None:

@@ -34,7 +34,9 @@ class SweepResult:
     seconds: float
 
     @classmethod
-    def of(cls, plan: SweepPlan, journal: Journal, before: Collection[str], created: str, seconds: float) -> SweepResult:
+    def of(
+        cls, plan: SweepPlan, journal: Journal, before: Collection[str], created: str, seconds: float
+    ) -> SweepResult:
         """The result of the journal; `before` are the generations that were there when the sweep was begun."""
         entries = ranked(plan, journal)
         last = len(plan.sweep.shares) - 1

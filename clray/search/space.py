@@ -87,7 +87,9 @@ def proposed(sweep: Sweep, history: Sequence[tuple[Settings, Score | None]], num
 def corners(sweep: Sweep) -> list[Settings]:
     """Settings that together hold every value to choose from and both ends of each range: if these fit, all do, as far
     as fields do not depend on each other."""
-    ends = {field: list(parameter.values) or [parameter.low, parameter.high] for field, parameter in sweep.space.items()}
+    ends = {
+        field: list(parameter.values) or [parameter.low, parameter.high] for field, parameter in sweep.space.items()
+    }
     ends = {f: [_rounded(sweep.space[f], v) for v in vs] if not sweep.space[f].values else vs for f, vs in ends.items()}
     first = {field: values[0] for field, values in ends.items()}
     return [first, *({**first, field: value} for field, values in ends.items() for value in values[1:])]
@@ -107,7 +109,9 @@ def stream_of(sweep: Sweep, settings: Mapping[str, Any], share: float = 1.0) -> 
     if share == 1.0 or sweep.fidelity is None or sweep.fidelity.of == "stages":
         return stream
     for number, stage in enumerate(stream.stages):
-        value = loading.assign(value, f"stages.{number}.length", _shortened(stage.length.model_dump(exclude_none=True), share))
+        value = loading.assign(
+            value, f"stages.{number}.length", _shortened(stage.length.model_dump(exclude_none=True), share)
+        )
     return loading.validate(value, f"{described(settings)} of sweep '{sweep.name}'")
 
 

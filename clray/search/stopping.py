@@ -61,7 +61,11 @@ class Judge(Unkept, FIFOScheduler):
     def _judged(self, entry: Entry, report: dict[str, Any]) -> tuple[str, str]:
         stop = self._decide(entry, report)
         if report["stage"] < report["of"]:
-            return (STOPPED, f"stopped after stage {report['stage']} of {report['of']} by {stop}") if stop else (RUNNING, "")
+            return (
+                (STOPPED, f"stopped after stage {report['stage']} of {report['of']} by {stop}")
+                if stop
+                else (RUNNING, "")
+            )
         try:
             objectives.score(self._sweep, names_at(self._sweep, entry, report))
         except ValueError as error:

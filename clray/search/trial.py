@@ -16,6 +16,7 @@ from clray import conductor
 from clray.errors import UserError
 from clray.lineage import notes
 from clray.lineage.generation import Generation
+from clray.lineage.mlflow_store import redact
 from clray.outcome import line_outcome
 from clray.planner import Line, Plan, make_plan
 from clray.search.objectives import COSTS
@@ -117,8 +118,9 @@ class Trial(tune.Trainable):
         """Trains and measures what is missing of the part; its line, as it came out."""
         if self._session is None:
             self._session = Session(replace(part, stream=with_threads(part.stream, self._threads)), watch.say)
-        for chain in part.chains:
-            notes.keep(part.store, chain.stream.name, loading.to_yaml(chain.stream), None)
+        tracking = part.stream.tracking and redact(part.stream.tracking)
+        for spec in dict.fromkeys(loading.to_yaml(chain.stream) for chain in part.chains):
+            notes.keep(part.store, part.stream.name, spec, tracking)
         conductor.prepare(part, self._session, watch)
         came = [conductor.follow(part, c, self._session, Unrecorded(), watch, True, built) for c in part.chains]
         return came[len(part.generators)]
@@ -133,9 +135,7 @@ def part_of(plan: Plan, number: int) -> Plan:
     """The plan of the first `number` stages; with the experts, where these are all."""
     line = plan.lines[0]
     whole = number >= len(line.stages)
-    return replace(
-        plan, lines=(replace(line, stages=line.stages[:number]),), experts=plan.experts if whole else ()
-    )
+    return replace(plan, lines=(replace(line, stages=line.stages[:number]),), experts=plan.experts if whole else ())
 
 
 def measured(plan: Plan, line: Line) -> dict[str, Any]:

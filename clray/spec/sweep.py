@@ -11,7 +11,9 @@ from clray.spec.expression import Expression, constraint, expression
 from clray.spec.stream import NAME, Stream, Task
 from clray.spec.strict import Strict
 
-FIXED = re.compile(r"^(name|description|storage|tracking|evaluation|tasks|controls|grid|experts|compute(?!\.precision$))")
+FIXED = re.compile(
+    r"^(name|description|storage|tracking|evaluation|tasks|controls|grid|experts|compute(?!\.precision$))"
+)
 
 
 class Parameter(Strict):
@@ -144,7 +146,9 @@ class Sweep(Strict):
     stopping: Stopping = Stopping()
     fidelity: Fidelity | None = None
     retries: int = Field(1, ge=0, description="times a trial that failed is started again before it is recorded so")
-    at_once: int | None = Field(None, ge=1, description="most trials at one time; default: as many as there is room for")
+    at_once: int | None = Field(
+        None, ge=1, description="most trials at one time; default: as many as there is room for"
+    )
     hours: float | None = Field(None, gt=0, description="after so long nothing more is begun; run it again to go on")
 
     @model_validator(mode="after")
@@ -157,7 +161,9 @@ class Sweep(Strict):
                 )
         ranges = [field for field, parameter in self.space.items() if not parameter.values]
         if self.search.kind == "grid" and ranges:
-            raise ValueError(f"a grid cannot run over the range of '{ranges[0]}'; give values, or kind random or optuna")
+            raise ValueError(
+                f"a grid cannot run over the range of '{ranges[0]}'; give values, or kind random or optuna"
+            )
         for text in self.constraints:
             constraint(text)
         return self

@@ -53,9 +53,7 @@ def loads(text: str, overrides: Iterable[str] = (), name: str = "sweep", beside:
     return validate(value, name, lines)
 
 
-def validate(
-    value: Mapping[str, Any], name: str = "sweep", lines: Mapping[yaml_text.Path, int] | None = None
-) -> Sweep:
+def validate(value: Mapping[str, Any], name: str = "sweep", lines: Mapping[yaml_text.Path, int] | None = None) -> Sweep:
     """The checked sweep of plain values; SpecError for the first thing that does not fit."""
     try:
         return Sweep.model_validate_json(json.dumps(value, default=str))

@@ -29,7 +29,9 @@ def test_the_scarcest_kind_decides_and_at_once_is_the_most():
 
 def test_gpus_that_suffice_for_one_trial_alone_are_used_in_turns():
     """Four training GPUs and one that scores are more than four, but they take turns."""
-    found = room_on_cluster(stream(workers=4, gpus_per_worker=1, evaluation={"gpus_per_worker": 1}), {"CPU": 9, "GPU": 4})
+    found = room_on_cluster(
+        stream(workers=4, gpus_per_worker=1, evaluation={"gpus_per_worker": 1}), {"CPU": 9, "GPU": 4}
+    )
     assert found.trials == 1
 
 

@@ -33,7 +33,9 @@ def load(*overrides):
     return sweep_loading.loads(SWEEP, overrides)
 
 
-RANGE = "space={optimiser.learning_rate: {low: 1e-4, high: 1e-1, scale: log}, batch.size: {low: 2, high: 9, whole: true}}"
+RANGE = (
+    "space={optimiser.learning_rate: {low: 1e-4, high: 1e-1, scale: log}, batch.size: {low: 2, high: 9, whole: true}}"
+)
 
 
 def test_a_grid_is_multiplied_out_its_first_field_outermost():
@@ -60,7 +62,11 @@ def test_a_draw_lies_where_it_is_asked_to():
 def test_random_trials_differ_and_depend_on_the_seed_alone():
     sweep = load(RANGE, "search={kind: random, trials: 20}")
     found = space.settings_of(sweep)
-    assert found == space.settings_of(sweep) != space.settings_of(load(RANGE, "search={kind: random, trials: 20, seed: 1}"))
+    assert (
+        found
+        == space.settings_of(sweep)
+        != space.settings_of(load(RANGE, "search={kind: random, trials: 20, seed: 1}"))
+    )
     assert len({tuple(s.values()) for s in found}) == 20
     assert all(1e-4 <= s["optimiser.learning_rate"] <= 1e-1 and 2 <= s["batch.size"] <= 9 for s in found)
 

@@ -43,7 +43,9 @@ def sweep(tiny_model, tmp_path_factory):
             write_lines(folder / f"{name}-{part}.jsonl", records)
     task = "{{name: {0}, scorer: choice, limit: 8, data: {1}/{0}-{2}.jsonl}}"
     tasks = {part: ", ".join(task.format(n, folder, part) for n in STAGES) for part in ("dev", "test")}
-    stages = ", ".join(f"{{name: {n}, kind: instruct, data: {folder}/{n}-train.jsonl, length: {{steps: 2}}}}" for n in STAGES)
+    stages = ", ".join(
+        f"{{name: {n}, kind: instruct, data: {folder}/{n}-train.jsonl, length: {{steps: 2}}}}" for n in STAGES
+    )
     return sweep_loading.loads(f"""
 name: shares
 stream:
@@ -152,7 +154,11 @@ def test_mlflow_has_a_run_for_the_sweep_and_a_nested_one_for_each_trial(ran):
         assert len(trial.inputs.model_inputs) == 4 and trial.data.params["stages.three.optimiser.learning_rate"]
         history = client.get_metric_history(trial.info.run_id, "accuracy/average_performance")
         assert [point.step for point in history] == [1, 2, 3]
-    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.html", "sweep.json", "best.yaml"}
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
+        "sweep.html",
+        "sweep.json",
+        "best.yaml",
+    }
 
 
 @pytest.mark.ray

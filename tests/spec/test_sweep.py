@@ -78,7 +78,19 @@ def test_an_expression_is_arithmetic_over_named_values():
 
 @pytest.mark.parametrize(
     "text",
-    ["__import__('os')", "a.b.c", "a[0]", "x if y else z", "lambda: 1", "True", "'a'", "max()", "a <= b", "f(x)", "a @ b"],
+    [
+        "__import__('os')",
+        "a.b.c",
+        "a[0]",
+        "x if y else z",
+        "lambda: 1",
+        "True",
+        "'a'",
+        "max()",
+        "a <= b",
+        "f(x)",
+        "a @ b",
+    ],
 )
 def test_nothing_else_is_an_expression(text):
     with pytest.raises(SpecError):
