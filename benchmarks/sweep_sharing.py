@@ -1,6 +1,6 @@
 """A sweep with shared generations beside the same sweep without: wall time and number of stage trainings.
 
-    cd "$DATA" && python PATH/TO/benchmarks/sweep_sharing.py PATH/TO/jobs/sweep_replay_rank.yaml --out FOLDER [key=value]
+    cd "$DATA" && python PATH/TO/benchmarks/sweep_sharing.py PATH/TO/jobs/sweep_replay_rank.yaml --out FOLDER
 
 Both run one trial at a time (`--at-once` for more with sharing), each in a storage of its own below FOLDER, on the same
 actor, training group and scoring actors from trial to trial. Without sharing, what a trial has trained and measured is

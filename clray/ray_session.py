@@ -32,8 +32,8 @@ LOCAL_CLUSTER = {
 would end it after a second of idling, and it is not outranked by everything else on the machine."""
 
 ANYWHERE = "DEFAULT"
-"""Scheduling of tasks and actors that take their CPUs from the cluster at large. Left unsaid, what a sweep's trial starts
-would have to fit into the placement group of that trial, which holds its driver alone."""
+"""Scheduling of tasks and actors that take their CPUs from the cluster at large. Left unsaid, what a sweep's trial
+starts would have to fit into the placement group of that trial, which holds its driver alone."""
 
 BLOCK_BYTES = 1 << 25
 """What a Ray Data task gathers of its output before handing it on; Ray's default of 128 MiB counts once a core."""

@@ -1,7 +1,7 @@
 """The ledger of a sweep: one run for the sweep, a nested one for each trial, and links to the generations.
 
-In the experiment of the stream, beside the runs of streams. A generation is recorded once, below the trial that recorded
-it first; every trial that stands on it names its logged model as an input.
+In the experiment of the stream, beside the runs of streams. A generation is recorded once, below the trial that
+recorded it first; every trial that stands on it names its logged model as an input.
 """
 
 from __future__ import annotations

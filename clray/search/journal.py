@@ -2,7 +2,7 @@
 
 <folder>/trials/<rung>-<number>.json    each written whole, before anything is done upon it
 
-A sweep that is run again takes what stands here as it is: ended trials are not run again, decisions are not taken again.
+A sweep that is run again takes what stands here as it is: ended trials are not run again, nor decisions taken again.
 What an unfinished trial has trained lies in the store, by key.
 """
 

@@ -78,7 +78,7 @@ def check_names(sweep: Sweep, defined: Mapping[str, float]) -> None:
         late = [name for name in sweep.objectives[0].expression.names if name.rpartition(".")[2] in AGAINST_SINGLE]
         if late:
             raise SpecError(
-                f"sweep '{sweep.name}': '{late[0]}' is known when a trial ends, so trials cannot be judged by it before; "
+                f"sweep '{sweep.name}': '{late[0]}' is known when a trial ends, so none can be judged by it before; "
                 "put another objective first, or leave 'stopping' and 'fidelity' out"
             )
 

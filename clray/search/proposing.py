@@ -53,7 +53,7 @@ class Proposed(Listed):
         self._sweep, self._told, self._next = sweep, told, 0
 
     def suggest(self, trial_id: str) -> Any:
-        """The configuration of the next trial. A proposal that makes no stream is recorded as failed, and passed over."""
+        """The configuration of the next trial. A proposal that makes no stream is recorded as failed."""
         while self._next < (self._sweep.search.trials or 0):
             number, self._next = self._next, self._next + 1
             there = self._journal.entries.get((0, number))

@@ -1,4 +1,4 @@
-"""What a sweep writes to MLflow: by the driver alone, in a thread beside the trials, and only of trials that have ended."""
+"""What a sweep writes to MLflow: by the driver alone, in a thread beside the trials, of trials that have ended."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """The trials, each at the last rung it came to, the best first: complete ones in order of rank, then those that were
-    stopped, failed, or are not finished."""
+    """The trials, each at the last rung it came to, the best first: complete ones in order of rank, then those that
+    were stopped, failed, or are not finished."""
 
     plan: SweepPlan
     entries: tuple[Entry, ...]

@@ -45,10 +45,11 @@ def room_on_cluster(stream: Stream, there: Mapping[str, float], at_once: int | N
         least["GPU"] = max(least["GPU"] - _scoring_gpus(stream), _scoring_gpus(stream))
         fits = min(1, _fits(least, free))
         if fits == 0 and os.environ.get("CLRAY_AUTOSCALING") != "1":
+            has = _words({kind: there.get(kind, 0) for kind, amount in least.items() if amount})
             raise ResourceError(
-                f"a trial takes {_words(least)} (training workers, scoring actors and its driver), beside {DATA_CPUS:g} "
-                f"CPU to prepare data, and the cluster has {_words({kind: there.get(kind, 0) for kind in least})}; "
-                "lower compute.workers, compute.cpus_per_worker or evaluation.workers of the stream"
+                f"a trial takes {_words(least)} (training workers, scoring actors and its driver), beside "
+                f"{DATA_CPUS:g} CPU to prepare data, and the cluster has {has}; lower compute.workers, "
+                "compute.cpus_per_worker or evaluation.workers of the stream"
             )
     fits = max(1, fits)
     return Room(min(fits, at_once or fits), each, there)

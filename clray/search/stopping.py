@@ -1,4 +1,4 @@
-"""Which trials end early: Ray Tune's ASHA and median stopping, fed from the journal, so that a rerun decides as before."""
+"""Which trials end early: Ray Tune's ASHA and median stopping, fed from the journal: a rerun decides as before."""
 
 from __future__ import annotations
 

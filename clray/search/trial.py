@@ -1,7 +1,7 @@
 """A trial: a cheap driver around the conductor that trains and measures one stage at each of Tune's steps.
 
-Starting a training group costs 12-25 s on a small machine, so it stays with the actor, and Tune gives the actor one trial
-after the other (`reuse_actors`). A trial keeps nothing itself: what it made lies in the store, by key.
+Starting a training group costs 12-25 s on a small machine, so it stays with the actor, and Tune gives the actor one
+trial after the other (`reuse_actors`). A trial keeps nothing itself: what it made lies in the store, by key.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Unrecorded:
 class Trial(tune.Trainable):
     """One trial after the other, with the same training group and scoring actors.
 
-    `config` holds the stream (JSON of its plain values), how many `stages` of it are to be trained, and the CPU `threads` of each
-    worker and scoring actor (0: as ever). A report is the state after a stage: metrics, costs, keys, and how many generations were `built`.
+    `config` holds the stream (JSON of its plain values), how many `stages` of it are to be trained, and the CPU
+    `threads` of each worker and scoring actor (0: as ever). A report is the state after a stage: metrics, costs, keys,
+    and how many generations were `built`.
     """
 
     @classmethod

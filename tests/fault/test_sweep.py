@@ -1,4 +1,4 @@
-"""A sweep whose trial is killed, then its driver: the same command ends with the same table and trains nothing twice."""
+"""A sweep whose trial is killed, then its driver: the same command ends with the same table, nothing trained twice."""
 
 import json
 import os

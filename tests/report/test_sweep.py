@@ -76,7 +76,7 @@ def test_a_sweep_without_a_complete_trial_has_a_page_too():
 
 
 def test_the_front_holds_what_nothing_beats_in_both():
-    """The less a trial forgets the worse it performs, so all four are on the front; by cost the first beats them all."""
+    """The less a trial forgets the worse it performs, so all are on the front; by cost the first beats them all."""
     forgetting, cost, objectives = page.trade_offs(result(), page.complete(result()))
     assert [spot.is_front for spot in forgetting.spots] == [True] * 4
     assert [spot.is_front for spot in cost.spots] == [True, False, False, False]

@@ -78,8 +78,8 @@ def test_trials_cannot_be_stopped_by_what_is_known_at_the_end():
 
 
 def test_constraints_come_before_fronts_and_fronts_before_objectives():
-    """Both objectives large: (3, 1) and (1, 3) are the front, (3, 1) first; (0.5, 0.5) is behind (1, 3); (9, 9) breaks a
-    constraint by 1 and (9, 8) by 2."""
+    """Both objectives large: (3, 1) and (1, 3) are the front, (3, 1) first; (0.5, 0.5) is behind (1, 3); (9, 9) breaks
+    a constraint by 1 and (9, 8) by 2."""
     scores = [Score((0.5, 0.5)), Score((9, 8), (2,)), Score((1, 3)), Score((9, 9), (1,)), Score((3, 1))]
     assert objectives.ranking(scores, (1, 1)) == [4, 2, 0, 3, 1]
 

@@ -114,7 +114,7 @@ def test_corners_hold_every_value_and_both_ends():
 
 
 def test_optuna_proposes_by_what_came_before_and_nothing_else():
-    """Trials are better the nearer the rate lies to 1e-2; after twenty the proposals have come nearer than the first."""
+    """Trials are better the nearer the rate lies to 1e-2; after twenty, proposals lie nearer than at first."""
     pytest.importorskip("optuna")
     sweep = load(RANGE, "search={kind: optuna, trials: 30, startup: 5}", "objectives=[{maximise: average_performance}]")
     history = []

@@ -164,7 +164,7 @@ def test_mlflow_has_a_run_for_the_sweep_and_a_nested_one_for_each_trial(ran):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(sweep, ran):
-    """One value of the space is a file that is not there when the trial comes to it, though it was when it was planned."""
+    """One value of the space is a file whose only record cannot be trained on."""
     value = sweep_loading.dump(sweep)
     data = value["stream"]["stages"][2]["data"]
     source = data[0]["source"] if isinstance(data, list) else data
