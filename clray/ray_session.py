@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from clray.errors import ResourceError, UserError
 from clray.ray_client import check_address, offer_token
@@ -31,7 +31,7 @@ LOCAL_CLUSTER = {
 """A worker process costs seconds of imports: on a local cluster it is kept for the next data pipeline, where Ray
 would end it after a second of idling, and it is not outranked by everything else on the machine."""
 
-ANYWHERE = "DEFAULT"
+ANYWHERE: Literal["DEFAULT"] = "DEFAULT"
 """Scheduling of tasks and actors that take their CPUs from the cluster at large. Left unsaid, what a sweep's trial
 starts would have to fit into the placement group of that trial, which holds its driver alone."""
 

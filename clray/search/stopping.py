@@ -79,9 +79,9 @@ class Judge(Unkept, FIFOScheduler):
             return ""
         trial: Any = StandIn(str(entry.number))
         if not any(earlier["at"] < report.get("at", float("inf")) for earlier in entry.reports):
-            self._rule.on_trial_add(None, trial)  # type: ignore[arg-type]
+            self._rule.on_trial_add(None, trial)
         told = {"stage": report["stage"], "value": value}
-        action = self._rule.on_trial_result(None, trial, told)  # type: ignore[arg-type]
+        action = self._rule.on_trial_result(None, trial, told)
         stops = action == TrialScheduler.STOP and report["stage"] < report["of"]
         return f"{self._sweep.stopping.kind}, at {value:.4g}" if stops else ""
 
@@ -106,5 +106,5 @@ def rule(sweep: Sweep, stages: int) -> Any:
         mode="max",
         grace_period=stopping.grace,
         min_samples_required=stopping.least,
-        min_time_slice=math.inf,  # it would pause trials, which have no checkpoints of Tune's
+        min_time_slice=math.inf,  # type: ignore[arg-type]  # never: a paused trial would need a checkpoint of Tune's
     )

@@ -99,7 +99,7 @@ def test_a_rung_of_length_shortens_each_stage_and_one_of_stages_none():
 def test_the_default_puts_whole_top_level_fields_back():
     sweep = load("stream.seed=3")
     assert space.default_of(sweep) == {"method": {}, "optimiser": {"learning_rate": 1e-3}}
-    best = loading.dump(space.stream_of(sweep, {"method.replay": {"kind": "random"}, "optimiser.learning_rate": 0.1}))
+    best = loading.dump(space.stream_of(sweep, {"method.replay": {"kind": "random", "share": 0.5}}))
     back = loading.validate({**best, **space.default_of(sweep)})
     assert back.method == sweep.stream.method and back.optimiser == sweep.stream.optimiser and back.seed == 3
 
