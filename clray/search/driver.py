@@ -135,7 +135,8 @@ def _configured(plan: SweepPlan) -> Any:
     def configured(trial: PlannedTrial, rung: int) -> dict[str, Any]:
         at = trial.rungs[rung]
         stream = json.dumps(loading.dump(at.stream))
-        return {"number": trial.number, "stream": stream, "stages": len(at.chain), "threads": threads}
+        told = {"number": trial.number, "stream": stream, "stages": len(at.chain)}
+        return {**told, "threads": threads, "folder": os.getcwd()}
 
     return configured
 

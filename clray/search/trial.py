@@ -7,6 +7,7 @@ trial after the other (`reuse_actors`). A trial keeps nothing itself: what it ma
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -57,9 +58,9 @@ class Unrecorded:
 class Trial(tune.Trainable):
     """One trial after the other, with the same training group and scoring actors.
 
-    `config` holds the stream (JSON of its plain values), how many `stages` of it are to be trained, and the CPU
-    `threads` of each worker and scoring actor (0: as ever). A report is the state after a stage: metrics, costs, keys,
-    and how many generations were `built`.
+    `config` holds the stream (JSON of its plain values), how many `stages` of it are to be trained, the CPU `threads`
+    of each worker and scoring actor (0: as ever), and the `folder` to which relative paths belong. A report is the
+    state after a stage: metrics, costs, keys, and how many generations were `built`.
     """
 
     @classmethod
@@ -68,7 +69,9 @@ class Trial(tune.Trainable):
         return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Takes the first trial's configuration."""
+        """Takes the first trial's configuration, in the driver's working directory, where it is there."""
+        if os.path.isdir(config["folder"]):
+            os.chdir(config["folder"])
         self._session: Session | None = None
         self._begin(config)
 

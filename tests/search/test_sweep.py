@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from clray.cli import app
 from clray.errors import SpecError
 from clray.lineage.mlflow_store import default_tracking, library
 from clray.lineage.store import Store
@@ -66,6 +67,11 @@ constraints: [tokens >= 1]
 """)
 
 
+def changed(sweep, **fields):
+    """The sweep with other values of some fields."""
+    return sweep_loading.validate({**sweep_loading.dump(sweep), **fields})
+
+
 @pytest.fixture(scope="module")
 def ran(sweep, ray_cluster):
     watch = Looking()
@@ -83,6 +89,40 @@ def test_a_metric_that_no_trial_will_have_is_refused(sweep):
     value = {**sweep_loading.dump(sweep), "objectives": [{"maximise": "relative_gain"}]}
     with pytest.raises(SpecError, match=r"set stream\.experts=true"):
         plan_sweep(sweep_loading.validate(value))
+
+
+def test_the_plan_counts_trainings_and_orders_trials_by_what_they_share(sweep, capsys, tmp_path):
+    """The order is that of the grid: both of a kind of replay follow each other, and share two stages."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text(sweep_loading.to_yaml(sweep))
+    with pytest.raises(SystemExit) as ended:
+        app(["plan", str(path), "--json", "at_once=1"])
+    assert ended.value.code == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["trials"] == 4 and plan["at_once"] == 1
+    assert (plan["trainings"]["alone"], plan["trainings"]["needed"]) == (12, 7)
+    assert [s["method.replay"]["kind"] for s in plan["settings"]] == ["none", "none", "random", "random"]
+
+
+def test_rungs_of_stages_are_beginnings_of_the_full_trial_and_those_of_length_are_not(sweep):
+    """A third of three stages is one, two thirds are two. Of two steps a half is one: other generations."""
+    stages = plan_sweep(changed(sweep, fidelity={"of": "stages", "shares": [0.33, 0.66]}))
+    chains = [rung.chain for rung in stages.trials[0].rungs]
+    assert [len(chain) for chain in chains] == [1, 2, 3] and chains[2][:2] == chains[1]
+    assert stages.at_most and stages.trainings.needed == 7
+    length = plan_sweep(changed(sweep, fidelity={"of": "length", "shares": [0.5]}))
+    assert not set(length.trials[0].rungs[0].chain) & set(length.trials[0].rungs[1].chain)
+    assert length.trainings.needed == 14
+
+
+def test_of_optunas_trials_a_bound_is_known_and_every_value_is_checked(sweep):
+    pytest.importorskip("optuna")
+    search = {"kind": "optuna", "trials": 5}
+    plan = plan_sweep(changed(sweep, search=search))
+    assert plan.at_most and plan.trainings.alone == plan.trainings.needed == 15
+    wrong = {"stages.three.optimiser.learning_rate": {"values": [1e-3, -1.0]}}
+    with pytest.raises(SpecError, match="learning_rate -1 of sweep 'shares'"):
+        plan_sweep(changed(sweep, search=search, space=wrong))
 
 
 @pytest.mark.ray
