@@ -263,7 +263,8 @@ def _trade_off(
     if len(points) < 2:
         return None
     frame = TradeOff(x[0], y[0], [], [], [], "")
-    x_marks, y_marks = (ticks(min(p[n] for p in points), max(p[n] for p in points)) for n in (0, 1))
+    xs, ys = [a for a, _, _ in points], [b for _, b, _ in points]
+    x_marks, y_marks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
     across = Scale(x_marks[0], x_marks[-1], frame.left, frame.right)
     up = Scale(y_marks[0], y_marks[-1], frame.bottom, frame.top)
     goods = [(-a if x[2] else a, -b if y[2] else b) for a, b, _ in points]

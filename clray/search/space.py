@@ -62,7 +62,8 @@ def proposed(sweep: Sweep, history: Sequence[tuple[Settings, Score | None]], num
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + number, n_startup_trials=sweep.search.startup)
-    directions = ["maximize" if objective.sign > 0 else "minimize" for objective in sweep.objectives]
+    ways = optuna.study.StudyDirection
+    directions = [ways.MAXIMIZE if objective.sign > 0 else ways.MINIMIZE for objective in sweep.objectives]
     study = optuna.create_study(sampler=sampler, directions=directions)
     distributions = {field: _distribution(parameter) for field, parameter in sweep.space.items()}
     for settings, score in history:
