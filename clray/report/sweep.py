@@ -151,6 +151,11 @@ def label(value: Any) -> str:
     return value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else json.dumps(value)
 
 
+def number_of(value: Any) -> float | None:
+    """A setting as a number; None where it is none."""
+    return finite(value) if isinstance(value, int | float) else None
+
+
 def parallel(result: dict[str, Any], whole: Sequence[dict[str, Any]]) -> Parallel | None:
     """The parallel coordinates; None without a complete trial."""
     if not whole:
@@ -224,7 +229,7 @@ def explained(groups: Sequence[Sequence[float]]) -> float:
 def grouped(settings: Sequence[Any], scores: Sequence[float]) -> list[tuple[str, list[float]]]:
     """The scores by value of the setting; more than a few numbers are cut into MOST_LEVELS groups of like size."""
     values = list(dict.fromkeys(label(value) for value in settings))
-    if len(values) > 2 * MOST_LEVELS and all(finite(value) is not None for value in settings):
+    if len(values) > 2 * MOST_LEVELS and all(number_of(value) is not None for value in settings):
         order = sorted(range(len(settings)), key=lambda n: settings[n])
         size = math.ceil(len(order) / MOST_LEVELS)
         pieces = [order[start : start + size] for start in range(0, len(order), size)]
@@ -238,7 +243,7 @@ def grouped(settings: Sequence[Any], scores: Sequence[float]) -> list[tuple[str,
 def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     """Height of each value on its axis, and the marks beside it: few values evenly, many numbers to scale."""
     different = list(dict.fromkeys(label(value) for value in values))
-    numbers = [number for value in values if (number := finite(value)) is not None]
+    numbers = [number for value in values if (number := number_of(value)) is not None]
     if len(numbers) == len(values):
         different = [label(value) for value in sorted(set(numbers))]
     if len(different) <= 2 * MOST_LEVELS or len(numbers) < len(values):

@@ -92,6 +92,14 @@ def test_importance_is_the_share_of_variance_between_groups():
     assert second.share == pytest.approx(0.2), "0.5, 0.3 and 0.4, 0.2: means 0.05 about 0.35 of variance 0.05 in all"
 
 
+def test_choices_that_are_no_numbers_stand_evenly_on_their_axis():
+    whole = result()
+    for number, trial in enumerate(whole["trials"]):
+        trial["settings"]["method.adapter.rank"] = {"kind": "lora", "rank": 8} if number % 2 else {"kind": "full"}
+    axis = page.parallel(whole, page.complete(whole)).axes[0]
+    assert [text for _, text in axis.marks] == ["full", "lora rank 8"]
+
+
 def test_many_numbers_are_cut_into_groups_of_like_size():
     groups = page.grouped([float(n) for n in range(16)], [float(n) for n in range(16)])
     assert [name for name, _ in groups] == ["0 to 3", "4 to 7", "8 to 11", "12 to 15"]

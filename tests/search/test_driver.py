@@ -3,12 +3,13 @@
 import hashlib
 import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from clray.errors import DataError
 from clray.lineage.generation import Generation
-from clray.lineage.mlflow_store import default_tracking, library
+from clray.lineage.mlflow_store import library
 from clray.planner import make_plan
 from clray.search import driver
 from clray.search.driver import run
@@ -38,9 +39,10 @@ class Looking:
 
 
 class Untrained(Trial):
-    """A trial whose generations are records without weights, and whose scores depend on key and task alone."""
+    """A trial whose generations are records without weights. What replays scores 0.1, all else 0.9, and a little that
+    depends on key and task."""
 
-    trained: list[str] = []
+    trained: ClassVar[list[str]] = []
 
     def __init__(self, config):
         self._iteration = 0
@@ -68,11 +70,12 @@ class Untrained(Trial):
                 )
                 built.add(stage.key)
                 self.trained.append(stage.key)
-        for key in line.keys:
+        for key, replays in zip(line.keys, (False, *(stage.recipe.replays for stage in line.stages)), strict=True):
             for task in part.tasks:
-                accuracy = int(hashlib.sha256(f"{key}{task.digest}".encode()).hexdigest()[:6], 16) / 2**24
+                chance = int(hashlib.sha256(f"{key}{task.digest}".encode()).hexdigest()[:6], 16) / 2**24
+                metrics = {"accuracy": (0.1 if replays else 0.9) + 0.05 * chance}
                 part.store.write_score(
-                    key, task.digest, {"task": task.task.name, "scorer": "choice", "metrics": {"accuracy": accuracy}}
+                    key, task.digest, {"task": task.task.name, "scorer": "choice", "metrics": metrics}
                 )
         return line
 
@@ -92,8 +95,14 @@ def in_turn(plan, journal, rung, searcher, wanted, told, started):
         judge.on_trial_complete(None, trial, result)
 
 
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory):
+    """One MLflow for all tests: its schema takes seconds to make."""
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+
+
 @pytest.fixture
-def sweep(tiny_model, tmp_path, monkeypatch):
+def sweep(tiny_model, tmp_path, monkeypatch, tracking):
     monkeypatch.setattr(driver, "_tune", in_turn)
     monkeypatch.setattr(Untrained, "trained", [])
     for seed, name in enumerate(STAGES):
@@ -105,7 +114,8 @@ def sweep(tiny_model, tmp_path, monkeypatch):
     return sweep_loading.loads(f"""
 name: dry
 stream:
-  name: swept
+  name: {tmp_path.name}
+  tracking: {tracking}
   model: {{base: {tiny_model}}}
   storage: {tmp_path}/store
   sequence_length: 64
@@ -133,24 +143,26 @@ def test_a_grid_is_run_shared_recorded_and_run_again_from_its_journal(sweep):
     plan = make_plan(loading.load(f"{result.folder}/best.yaml"))
     assert not plan.missing and not plan.missing_cells
 
-    client = library().MlflowClient(default_tracking(result.plan.store))
-    runs = client.search_runs([client.get_experiment_by_name("swept").experiment_id], max_results=100)
+    client = library().MlflowClient(sweep.stream.tracking)
+    experiment = client.get_experiment_by_name(sweep.stream.name).experiment_id
+    runs = client.search_runs([experiment], max_results=100)
     trials = [one for one in runs if "clray.trial" in one.data.tags]
     assert len(trials) == 6 and len({one.data.tags["mlflow.parentRunId"] for one in trials}) == 1
     assert sum("clray.key" in one.data.tags for one in runs) == 10, "base and nine generations, each once"
-    assert {len(one.inputs.model_inputs) for one in trials} == {4}
+    assert {len(client.get_run(one.info.run_id).inputs.model_inputs) for one in trials} == {4}
 
     again = run(sweep, Looking())
     assert again.to_dict()["trials"] == result.to_dict()["trials"] and again.trainings.left == 0
     assert len(Untrained.trained) == 9
-    assert len(client.search_runs([client.get_experiment_by_name("swept").experiment_id], max_results=100)) == len(runs)
+    assert len(client.search_runs([experiment], max_results=100)) == len(runs)
 
 
 def test_asha_stops_trials_between_stages(sweep):
+    """The three trials that replay come last and are worse at stage 2: their third stages are not trained."""
     result = run(changed(sweep, stopping={"kind": "asha", "grace": 2}), Looking())
     stopped = [entry for entry in result.entries if entry.status == STOPPED]
-    assert {entry.stage for entry in stopped} == {2} and result.finished
-    assert len(Untrained.trained) == 3 + 6 - len(stopped)
+    assert [entry.stage for entry in stopped] == [2, 2, 2] and result.finished
+    assert len(Untrained.trained) == 3 + 3
     assert "stopped after stage 2 of 3 by asha" in json.dumps(result.to_dict())
 
 
