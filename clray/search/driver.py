@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
@@ -60,7 +61,8 @@ class Failures(Unkept, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Keeps the last line of the error."""
         entry = self._journal.entries[self._rung, trial.config["number"]]
-        lines = [line for line in (trial.get_error() or "").splitlines() if line.strip()]
+        told = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+        lines = [line.strip() for line in told.splitlines() if line.strip()]
         self._told(self._journal.fail(entry, lines[-1] if lines else "its process ended"))
 
 
@@ -162,6 +164,7 @@ def _tune(plan: SweepPlan, journal: Journal, rung: int, searcher: Any, wanted: i
             name=f"sweep-{uuid.uuid4().hex[:12]}",
             storage_path=plan.store.path("groups"),
             storage_filesystem=plan.store.fs,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=plan.sweep.retries),
             callbacks=[Failures(journal, rung, told)],
             verbose=0,

@@ -191,7 +191,10 @@ def test_mlflow_has_a_run_for_the_sweep_and_a_nested_one_for_each_trial(ran):
     assert len(trials) == 4 and {one.data.tags["mlflow.parentRunId"] for one in trials} == {parent.info.run_id}
     assert sum("clray.key" in one.data.tags for one in runs) == 8, "base and seven generations, each once"
     for trial in trials:
-        assert len(client.get_run(trial.info.run_id).inputs.model_inputs) == 4 and trial.data.params["stages.three.optimiser.learning_rate"]
+        assert (
+            len(client.get_run(trial.info.run_id).inputs.model_inputs) == 4
+            and trial.data.params["stages.three.optimiser.learning_rate"]
+        )
         history = client.get_metric_history(trial.info.run_id, "accuracy/average_performance")
         assert [point.step for point in history] == [1, 2, 3]
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
