@@ -12,22 +12,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clray.api import evaluate, generations, model, plan, run
+    from clray.api import evaluate, generations, model, plan, run, sweep
     from clray.checkup.doctor import doctor
     from clray.errors import UserError
     from clray.exporting import export
     from clray.lineage.generation import Generation
     from clray.spec.loading import load
     from clray.spec.stream import Stream
+    from clray.spec.sweep_loading import load as load_sweep
     from clray.submission.job import submit
 
 _HOMES = {
     "load": "clray.spec.loading",
     "Stream": "clray.spec.stream",
+    "load_sweep": "clray.spec.sweep_loading",
     "UserError": "clray.errors",
     "Generation": "clray.lineage.generation",
     "plan": "clray.api",
     "run": "clray.api",
+    "sweep": "clray.api",
     "evaluate": "clray.api",
     "generations": "clray.api",
     "model": "clray.api",
@@ -44,10 +47,12 @@ __all__ = [
     "export",
     "generations",
     "load",
+    "load_sweep",
     "model",
     "plan",
     "run",
     "submit",
+    "sweep",
 ]
 
 

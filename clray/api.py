@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.outcome import Outcome
 from clray.planner import make_plan
 from clray.spec.stream import Stream
+from clray.spec.sweep import Sweep
 from clray.summary import Summary, summarise
+
+if TYPE_CHECKING:
+    from clray.search.result import SweepResult
 
 
 def plan(stream: Stream) -> Summary:
@@ -33,6 +37,15 @@ def evaluate(stream: Stream) -> Outcome:
 
     with Live() as live:
         return measure(stream, live)
+
+
+def sweep(sweep: Sweep) -> SweepResult:
+    """The result of the sweep: its trials, the best first. Run again, it goes on where it stopped."""
+    from clray.console_sweep import SweepTable
+    from clray.search.driver import run as search
+
+    with SweepTable() as table:
+        return search(sweep, table)
 
 
 def generations(storage: str) -> list[Generation]:

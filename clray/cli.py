@@ -86,9 +86,13 @@ def schema() -> None:
 
 @app.command()
 def plan(stream: StreamFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Show what a stream comes to: stages, tokens, steps, cost, cached or to build. Trains nothing."""
+    """Show what a stream or a sweep comes to: stages, tokens, steps, cost, cached or to build. Trains nothing."""
     import clray
+    from clray.spec import sweep_loading
 
+    if sweep_loading.is_sweep(stream):
+        _plan_sweep(stream, overrides, as_json)
+        return
     with _quiet_stdout(as_json):
         summary = clray.plan(_load(stream, overrides))
     _print_json(summary.to_dict()) if as_json else summary.show()
@@ -122,6 +126,29 @@ def benchmark(stream: StreamFile, overrides: Overrides = None, as_json: Json = F
         return
     show_benchmark(made.to_dict())
     typer.echo(f"benchmark: {made.folder}/benchmark.html")
+
+
+@app.command()
+def sweep(
+    sweep: Annotated[Path, typer.Argument(help="the sweep's YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, say search.trials=48 stream.seed=1")] = None,
+    as_json: Json = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run trials again that failed before")] = False,
+) -> None:
+    """Search a stream's settings: trials on Ray Tune that share what they have in common. Run again, it goes on."""
+    from clray.console_sweep import SweepTable, show_result
+    from clray.search.driver import run as conduct
+    from clray.spec.sweep_loading import load
+
+    with _quiet_stdout(as_json), SweepTable() as table:
+        result = conduct(load(sweep, overrides or ()), table, retry_failed)
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    show_result(result.to_dict())
+    typer.echo(f"sweep: {result.folder}/sweep.html")
+    if result.best is not None:
+        typer.echo(f"best stream: {result.folder}/best.yaml")
 
 
 @app.command()
@@ -273,6 +300,16 @@ def doctor(
     diagnosis = clray.doctor(_load(stream, overrides) if stream else None)
     _print_json(diagnosis.to_dict()) if as_json else diagnosis.show()
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _plan_sweep(path: Path, overrides: list[str] | None, as_json: bool) -> None:
+    from clray.console_sweep import show_plan
+    from clray.search.planning import plan_sweep
+    from clray.spec.sweep_loading import load
+
+    with _quiet_stdout(as_json):
+        plan = plan_sweep(load(path, overrides or ())).to_dict()
+    _print_json(plan) if as_json else show_plan(plan)
 
 
 def _load(path: Path, overrides: list[str] | None) -> Any:

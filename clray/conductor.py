@@ -39,6 +39,13 @@ class Watcher(Protocol):
         """A generation is measured."""
 
 
+class Scribe(Protocol):
+    """Whoever writes down which generations there are."""
+
+    def record(self, line: Line, made: Generation) -> None:
+        """The line has come to the generation."""
+
+
 def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> Outcome:
     """The outcome of the stream and its controls: generations, score matrices and metrics.
 
@@ -65,7 +72,7 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> O
 
 
 def follow(
-    plan: Plan, line: Line, session: Session, recorder: Recorder, watch: Watcher, wait: bool, built: set[str]
+    plan: Plan, line: Line, session: Session, recorder: Scribe, watch: Watcher, wait: bool, built: set[str]
 ) -> Line:
     """Makes, measures and judges the line's generations one after the other; the line as it has become: without rounds
     of a stage that ended early, without what was rejected, with further tries."""

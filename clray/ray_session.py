@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from clray.errors import ResourceError, UserError
 from clray.ray_client import check_address, offer_token
@@ -31,15 +31,20 @@ LOCAL_CLUSTER = {
 """A worker process costs seconds of imports: on a local cluster it is kept for the next data pipeline, where Ray
 would end it after a second of idling, and it is not outranked by everything else on the machine."""
 
+ANYWHERE: Literal["DEFAULT"] = "DEFAULT"
+"""Scheduling of tasks and actors that take their CPUs from the cluster at large. Left unsaid, what a sweep's trial
+starts would have to fit into the placement group of that trial, which holds its driver alone."""
+
 BLOCK_BYTES = 1 << 25
 """What a Ray Data task gathers of its output before handing it on; Ray's default of 128 MiB counts once a core."""
 
 
-def connect(stream: Stream) -> None:
-    """Joins the cluster of RAY_ADDRESS, or starts a local one large enough for the stream.
+def connect(stream: Stream, cpus: int = 0, dashboard: bool = False) -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts a local one large enough for the stream, of at least `cpus`.
 
     On a local cluster the training group and the scoring actors take turns, so logical CPUs may exceed
-    the cores. Raises ResourceError where an existing cluster does not answer, or is too small, with both numbers.
+    the cores. Raises ResourceError where an existing cluster does not answer, or is too small, with both numbers. With
+    the `dashboard`, Ray lets the workers of a driver go that was killed inside the cluster, as a sweep's trial may be.
     """
     import ray
 
@@ -55,9 +60,9 @@ def connect(stream: Stream) -> None:
             cores = os.cpu_count() or 1
             ray.init(
                 address="local",
-                num_cpus=max(cores, demand(stream, stream.compute.workers.max)["CPU"] + 1),
+                num_cpus=max(cores, cpus, demand(stream, stream.compute.workers.max)["CPU"] + 1),
                 log_to_driver=False,
-                include_dashboard=False,
+                include_dashboard=dashboard,
                 logging_level=logging.ERROR,
             )
         if threading.current_thread() is threading.main_thread():

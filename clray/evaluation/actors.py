@@ -15,7 +15,7 @@ from clray.evaluation.references import ReferenceSpec, commit, score_part
 from clray.evaluation.selection import selection
 from clray.evaluation.tasks import TaskSpec, graded
 from clray.lineage.store import Store
-from clray.ray_session import find_user_error
+from clray.ray_session import ANYWHERE, find_user_error
 from clray.spec.stream import Evaluation, Stream
 
 
@@ -113,7 +113,11 @@ class ScoringPool:
         evaluation = stream.evaluation
         share = 1 if os.environ.get("RAY_ADDRESS") else max(1, (os.cpu_count() or 1) // evaluation.workers)
         actor = ray.remote(Scorer).options(
-            num_cpus=1, num_gpus=evaluation.gpus_per_worker, max_restarts=2, max_task_retries=2
+            num_cpus=1,
+            num_gpus=evaluation.gpus_per_worker,
+            max_restarts=2,
+            max_task_retries=2,
+            scheduling_strategy=ANYWHERE,
         )
         self._shard, root = evaluation.shard_rows, Store(stream.storage).root
         self._actors: list[Any] = [

@@ -16,7 +16,7 @@ from clray.instructions.encoders import make_encoder
 from clray.instructions.tagger import make_tagger
 from clray.lineage.key import canonical
 from clray.lineage.store import Store
-from clray.ray_session import run_dataset
+from clray.ray_session import ANYWHERE, run_dataset
 from clray.replay.wasserstein import Distance, distance
 from clray.spec.stream import Evaluation
 
@@ -97,7 +97,7 @@ def distances(own: Weighted, past: Sequence[Weighted], metric: str, solver: str,
     known = [store.read_json(place) for place in places]
     wanted = [number for number, value in enumerate(known) if value is None]
     if wanted:
-        solve: Any = ray.remote(num_cpus=1)(distance)
+        solve: Any = ray.remote(num_cpus=1, scheduling_strategy=ANYWHERE)(distance)
         mine = [ray.put(part) for part in own]
         for number, found in zip(
             wanted, ray.get([solve.remote(*mine, *past[n], metric, solver) for n in wanted]), strict=True

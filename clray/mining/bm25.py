@@ -23,6 +23,7 @@ from clray.mining import terms
 from clray.mining.ranking import Ranking, best_above_zero, bounds, search_shards
 from clray.mining.shelf import Shelf
 from clray.mining.terms import Postings, Terms
+from clray.ray_session import ANYWHERE
 from clray.spec.knowledge import Bm25Retriever
 
 VERSION = 1
@@ -56,7 +57,7 @@ def prepare(shelf: Shelf, retriever: Bm25Retriever, stemmer: str, shards: int) -
     import ray
 
     counted, postings = terms.count(shelf, stemmer, shards)
-    task: Any = ray.remote(num_cpus=1)(_build)
+    task: Any = ray.remote(num_cpus=1, scheduling_strategy=ANYWHERE)(_build)
     names = [f"shard-{number:05d}" for number in range(len(postings))]
     parts = ray.get(
         [

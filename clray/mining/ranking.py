@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from clray.ray_session import ANYWHERE
+
 QUERIES = 512
 """Queries of one task."""
 
@@ -57,7 +59,7 @@ def search_shards(search: Callable[[int, Any], list[Ranking]], shards: int, quer
     """
     import ray
 
-    task: Any = ray.remote(num_cpus=1)(_apply)
+    task: Any = ray.remote(num_cpus=1, scheduling_strategy=ANYWHERE)(_apply)
     shared = ray.put(search)
     slices = [queries[start : start + QUERIES] for start in range(0, len(queries), QUERIES)]
     found = ray.get([task.remote(shared, shard, part) for part in slices for shard in range(shards)])

@@ -21,6 +21,7 @@ from clray.lineage.store import Store
 from clray.mining.ranking import bounds
 from clray.mining.shelf import Shelf, open_part
 from clray.mining.words import words
+from clray.ray_session import ANYWHERE
 
 VERSION = 1
 BLOCK = 1 << 14
@@ -170,7 +171,7 @@ def count(shelf: Shelf, stemmer: str, shards: int) -> tuple[Terms, list[Any]]:
     """The counts of the set, committed, and for each shard a Ray reference to its postings."""
     import ray
 
-    task: Any = ray.remote(num_cpus=1, num_returns=3)(_count)
+    task: Any = ray.remote(num_cpus=1, num_returns=3, scheduling_strategy=ANYWHERE)(_count)
     found = [task.remote(shelf, start, stop, stemmer) for start, stop in bounds(len(shelf), shards)]
     tables, lengths = (ray.get([refs[place] for refs in found]) for place in (0, 1))
     merged = pa.concat_tables(tables).group_by("term").aggregate([("count", "sum")])

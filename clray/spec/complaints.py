@@ -25,7 +25,7 @@ def _sentence(item: Any, model: type[BaseModel], name: str, lines: Mapping[Path,
     path = _written(item["loc"])
     line = _line(path, lines)
     where = f"{name}:{line}" if line else name
-    dotted = ".".join(str(part) for part in path) or "the stream"
+    dotted = ".".join(str(part) for part in path) or f"the {model.__name__.lower()}"
     value = item.get("input")
     match item["type"]:
         case "extra_forbidden":

@@ -1,0 +1,1 @@
+"""Sweeps: Ray Tune over a stream's settings, one conductor underneath."""
