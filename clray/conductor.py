@@ -13,6 +13,7 @@ from clray.evaluation import tasks as examples
 from clray.evolving import judging, mining
 from clray.lineage import collected, lease, verdicts
 from clray.lineage.clock import now
+from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
 from clray.outcome import Outcome, expert_scores, line_outcome, score_matrix
 from clray.planner import Line, Plan, PlannedStage, check_space, generation_of, make_plan
@@ -44,6 +45,9 @@ class Scribe(Protocol):
 
     def record(self, line: Line, made: Generation) -> None:
         """The line has come to the generation."""
+
+    def judge(self, line: Line, planned: PlannedStage, verdict: Verdict) -> None:
+        """The gate has decided on the stage's generation."""
 
 
 def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> Outcome:
@@ -226,7 +230,7 @@ def judge(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
     return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
 
 
-def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Recorder, watch: Watcher) -> Line:
+def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Scribe, watch: Watcher) -> Line:
     """Decides whether the measured generation becomes a parent; where not, the line as it goes on without it."""
     asked = planned.gate
     if asked is None or line.role != "chain":
@@ -247,7 +251,7 @@ def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Record
     return onward
 
 
-def stand_by(plan: Plan, line: Line, planned: PlannedStage, recorder: Recorder) -> None:
+def stand_by(plan: Plan, line: Line, planned: PlannedStage, recorder: Scribe) -> None:
     """Records again what an earlier run rejected, so that it is the last word on it, whatever was said in between."""
     asked, generation = planned.gate, plan.store.generation(planned.key)
     verdict = gating.verdict_of(asked, planned.key, plan.store)

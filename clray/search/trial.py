@@ -16,10 +16,11 @@ from ray import tune
 from clray import conductor
 from clray.errors import UserError
 from clray.lineage import notes
+from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
 from clray.lineage.mlflow_store import redact
 from clray.outcome import line_outcome
-from clray.planner import Line, Plan, make_plan
+from clray.planner import Line, Plan, PlannedStage, make_plan
 from clray.search.objectives import COSTS
 from clray.search.room import DRIVER_CPUS
 from clray.session import Session
@@ -53,6 +54,9 @@ class Unrecorded:
 
     def record(self, line: Line, made: Generation) -> None:
         """Leaves it to the driver."""
+
+    def judge(self, line: Line, planned: PlannedStage, verdict: Verdict) -> None:
+        """Leaves it to the verdict in the store."""
 
 
 class Trial(tune.Trainable):
