@@ -93,7 +93,8 @@ def test_the_compose_file_takes_every_secret_from_the_environment_file_and_opens
 
 @pytest.mark.parametrize("script", ["serve.sh", "serve-postgres.sh"])
 def test_the_scripts_have_no_complaint_of_shellcheck(script: str) -> None:
-    done = subprocess.run(["shellcheck", ROOT / "mlflow" / script], capture_output=True, text=True, check=False)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([shellcheck, ROOT / "mlflow" / script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
