@@ -13,7 +13,7 @@ from clray.spec import loading
 from servers import mlflow_server
 from texts import texts, write_lines
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
 
 
 class Killing(Quiet):
