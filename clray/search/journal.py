@@ -74,9 +74,13 @@ class Journal:
         return journal
 
     def begin(self, entry: Entry) -> Entry:
-        """The entry as it stands, where it is of the same settings and data, else the new one, which then stands."""
+        """The entry as it stands, where it is of the same settings and data, else the new one, which then stands.
+
+        Settings have the order of the new one, which is the space's: files are written with sorted names.
+        """
         there = self.entries.get((entry.rung, entry.number))
         if there is not None and there.mark == entry.mark and there.settings == entry.settings:
+            there = self.entries[entry.rung, entry.number] = replace(there, settings=entry.settings)
             return there
         return self._keep(entry)
 
