@@ -16,7 +16,7 @@ from clray.lineage.clock import now
 from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
 from clray.outcome import Outcome, expert_scores, line_outcome, score_matrix
-from clray.plan import Line, Plan, PlannedStage, generation_of
+from clray.planned import Line, Plan, PlannedStage, generation_of
 from clray.planner import check_space, make_plan
 from clray.preparation import PreparedStage, order_of, prepare_stage
 from clray.recording import Recorder

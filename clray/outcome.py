@@ -11,7 +11,7 @@ from clray.evaluation.metrics import continual_metrics
 from clray.evolving.telling import told
 from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
-from clray.plan import Line, Plan, PlannedStage, generation_of
+from clray.planned import Line, Plan, PlannedStage, generation_of
 from clray.selection import Selection, selection_of
 from clray.spec import loading
 

@@ -21,7 +21,7 @@ from clray.lineage.clock import now
 from clray.lineage.key import generation_key
 from clray.lineage.store import Store
 from clray.models.base import Base, prepare_base
-from clray.plan import Line, Plan, PlannedStage
+from clray.planned import Line, Plan, PlannedStage
 from clray.ray_session import quiet
 from clray.similarity import settled
 from clray.spec import loading

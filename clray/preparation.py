@@ -19,7 +19,7 @@ from clray.instructions.evidence import Survey
 from clray.lineage.catalogue import entries
 from clray.lineage.key import digest
 from clray.lineage.store import Store
-from clray.plan import Line, PlannedStage
+from clray.planned import Line, PlannedStage
 from clray.replay.draw import Draw, Index, draw, whole
 from clray.replay.inscl import Evidence
 from clray.spec.regulariser import DISTILLING

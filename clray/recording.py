@@ -21,7 +21,7 @@ from clray.lineage.key import digest
 from clray.lineage.ledger import Ledger, default_tracking, redact
 from clray.lineage.spool import Call, Letter
 from clray.outcome import LineOutcome, Outcome, expert_scores
-from clray.plan import Line, Plan, PlannedStage
+from clray.planned import Line, Plan, PlannedStage
 from clray.preparation import PreparedStage
 from clray.report.page import write_report
 from clray.spec import loading

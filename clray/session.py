@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from clray.evaluation.actors import ScoringPool
-from clray.plan import Plan
+from clray.planned import Plan
 from clray.preparation import PreparedStage
 from clray.ray_session import connect
 from clray.train.group import TrainingGroup

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clray.cost import saved_bytes
-from clray.plan import Line, Plan, PlannedStage, generation_of
+from clray.planned import Line, Plan, PlannedStage, generation_of
 from clray.preparation import PreparedStage, prepare_stage
 from clray.ray_session import connect
 from clray.spec.recipe import describe

@@ -1,11 +1,13 @@
 """The commands, and every mistake of a user: one clear message, exit code 2, nothing half-written."""
 
 import json
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
+import clray
 from clray import cli
 from texts import texts, write_lines
 
@@ -49,6 +51,11 @@ def test_help_and_import_load_neither_torch_nor_ray():
     assert not [
         line for line in helped.stderr.splitlines() if line.split("|")[-1].strip() in ("torch", "ray", "mlflow")
     ]
+
+
+def test_no_public_name_is_that_of_a_module():
+    modules = {found.name for found in pkgutil.iter_modules(clray.__path__)}
+    assert not modules & set(clray.__all__)
 
 
 def test_init_writes_a_stream_that_plans(tmp_path, capsys):

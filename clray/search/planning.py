@@ -14,7 +14,7 @@ from clray.evaluation.metrics import continual_metrics
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.outcome import score_matrix
-from clray.plan import Plan
+from clray.planned import Plan
 from clray.planner import make_plan
 from clray.ray_session import connect
 from clray.search import objectives, ordering

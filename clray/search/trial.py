@@ -20,7 +20,7 @@ from clray.lineage.gate import Verdict
 from clray.lineage.generation import Generation
 from clray.lineage.mlflow_store import redact
 from clray.outcome import line_outcome
-from clray.plan import Line, Plan, PlannedStage
+from clray.planned import Line, Plan, PlannedStage
 from clray.planner import make_plan
 from clray.search.objectives import COSTS
 from clray.search.room import DRIVER_CPUS
