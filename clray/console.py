@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from clray import printing
 from clray.console_evolving import show_evolution
 from clray.console_gate import show_probes_and_gates
 from clray.evaluation.matrix import ScoreMatrix
@@ -89,7 +89,7 @@ class Live:
 
 def show_outcome(outcome: Outcome) -> None:
     """Prints the score matrix of each line, and the metrics of all lines side by side."""
-    console = Console(file=sys.stdout, highlight=False)
+    console = printing.stdout()
     for line in outcome.lines:
         if line.matrix.tasks:
             console.print(matrix_table(line.name, line.matrix))
@@ -120,7 +120,7 @@ def show_benchmark(values: dict[str, Any]) -> None:
     """Prints the tables of a benchmark: a row for each setting, mean and standard deviation over seeds."""
     from clray.report.benchmark import medians, tables
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = printing.stdout()
     for domains in medians(values["combinations"]):
         table = Table(title=f"domains, {domains.unit.label}: medians over domains", title_justify="left")
         for head in ("setting", "seeds", *domains.heads):
@@ -154,7 +154,7 @@ def show_generations(rows: list[tuple[Generation, dict[str, Any]]]) -> None:
     """Prints the lineage as a tree: each generation below its parent, with what is known of it."""
     from rich.tree import Tree
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = printing.stdout()
     keys = {generation.key for generation, _ in rows}
     nodes: dict[str, Any] = {}
     top = Tree(f"{len(rows)} generations", guide_style="dim")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from clray import printing
 from clray.report import sweep as page
 from clray.search.journal import FAILED, Entry
 from clray.search.planning import SweepPlan
@@ -98,7 +98,7 @@ def plan_line(plan: dict[str, Any]) -> str:
 
 def show_plan(plan: dict[str, Any]) -> None:
     """Prints the trials that are known beforehand in the order in which they run, and what they come to."""
-    console = Console(file=sys.stdout, highlight=False)
+    console = printing.stdout()
     if plan["settings"]:
         table = Table(title=f"plan of sweep {plan['sweep']}", title_justify="left")
         for field in ("", *plan["settings"][0]):
@@ -111,7 +111,7 @@ def show_plan(plan: dict[str, Any]) -> None:
 
 def show_result(result: dict[str, Any]) -> None:
     """Prints the trials, the best first, and what the sweep took."""
-    console = Console(file=sys.stdout, highlight=False)
+    console = printing.stdout()
     table = Table(title=f"sweep {result['sweep']['name']}", title_justify="left")
     for head in page.heads(result):
         table.add_column(head, justify="left" if head == "state" else "right", overflow="fold")

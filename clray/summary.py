@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from clray.cost import saved_bytes
 from clray.planned import Line, Plan, PlannedStage, generation_of
@@ -34,6 +34,32 @@ class Row:
     bytes_per_device: float
     bytes_kept: float
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the printed plan; a narrow terminal has no room for a `wide` one."""
+
+    heading: str
+    of: Callable[[Row], str]
+    justify: Literal["left", "right"] = "left"
+    wide: bool = False
+
+
+COLUMNS = (
+    Column("line", lambda row: row.line),
+    Column("stage", lambda row: row.stage),
+    Column("kind", lambda row: row.kind, wide=True),
+    Column("state", lambda row: row.state),
+    Column("generation", lambda row: row.key[:10]),
+    Column("tokens", lambda row: f"{row.tokens:,}", "right"),
+    Column("targets", lambda row: f"{row.targets:,}", "right", wide=True),
+    Column("steps", lambda row: f"{row.steps:,}", "right"),
+    Column("replayed", lambda row: f"{row.replayed:.1%}", "right", wide=True),
+    Column("FLOPs", lambda row: f"{row.flops:.1e}", "right", wide=True),
+    Column("time", lambda row: f"~{duration(row.seconds)}", "right"),
+    Column("memory", lambda row: f"~{row.bytes_per_device / 2**30:.2f} GiB", "right", wide=True),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,31 +99,18 @@ class Summary:
         }
 
     def show(self) -> None:
-        """Prints the numbers as a table."""
-        from rich.console import Console
+        """Prints the numbers as a table; a narrow terminal shows fewer of them."""
         from rich.table import Table
 
-        console = Console(file=sys.stdout, highlight=False)
+        from clray import printing
+
+        console = printing.stdout()
         table = Table(title=f"plan of {self.stream}", title_justify="left")
-        for heading in ("line", "stage", "kind", "state", "generation"):
-            table.add_column(heading)
-        for heading in ("tokens", "targets", "steps", "replayed", "FLOPs", "time", "memory"):
-            table.add_column(heading, justify="right")
+        columns = [one for one in COLUMNS if console.width >= printing.NARROW or not one.wide]
+        for column in columns:
+            table.add_column(column.heading, justify=column.justify, overflow="fold")
         for row in self.rows:
-            table.add_row(
-                row.line,
-                row.stage,
-                row.kind,
-                row.state,
-                row.key[:10],
-                f"{row.tokens:,}",
-                f"{row.targets:,}",
-                f"{row.steps:,}",
-                f"{row.replayed:.1%}",
-                f"{row.flops:.1e}",
-                f"~{duration(row.seconds)}",
-                f"~{row.bytes_per_device / 2**30:.2f} GiB",
-            )
+            table.add_row(*(column.of(row) for column in columns))
         console.print(table)
         for row in self.rows:
             if row.notes:

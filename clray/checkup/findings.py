@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -48,8 +47,9 @@ class Diagnosis:
 
     def show(self) -> None:
         """Prints the checks as a table; nodes on which the same was found share a row."""
-        from rich.console import Console
         from rich.table import Table
+
+        from clray import printing
 
         table = Table(title="doctor", title_justify="left")
         for heading in ("", "check", "where", "found", "mend"):
@@ -59,7 +59,7 @@ class Diagnosis:
             where = ", ".join(places) if len(places) <= 3 else f"{places[0]} and {len(places) - 1} more"
             table.add_row(f"[{colours[check.state]}]{check.state.value}[/]", check.name, where, check.found, check.mend)
         counts = {state: sum(check.state is state for check in self.checks) for state in State}
-        console = Console(file=sys.stdout, highlight=False, markup=True)
+        console = printing.stdout()
         console.print(table)
         console.print(", ".join(f"{count} {state.value}" for state, count in counts.items()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,11 +16,6 @@ def in_figures(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else setting(value)
-
-
-def stdout() -> Console:
-    """Where the commands print."""
-    return Console(file=sys.stdout, highlight=False)
 
 
 def print_pairs(console: Console, title: str, values: dict[str, str]) -> None:

@@ -14,9 +14,10 @@ from clray.history.log import Line, Log, scores_in_words
 from clray.history.paired import Difference
 from clray.history.promotion import Moved
 from clray.history.show import Portrait
-from clray.history.tables import in_figures, print_pairs, print_table, stdout
+from clray.history.tables import in_figures, print_pairs, print_table
 from clray.history.verify import Verdict
 from clray.lineage.verdicts import REJECTED
+from clray.printing import stdout
 from clray.report.numbers import duration, setting, short_count
 
 if TYPE_CHECKING:  # these load PyTorch
