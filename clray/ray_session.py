@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
+import tenacity
+
 from clray.errors import ResourceError, UserError
 from clray.ray_client import check_address, offer_token
 from clray.spec.stream import Stream
@@ -56,18 +58,25 @@ def connect(stream: Stream, cpus: int = 0, dashboard: bool = False) -> None:
             check_address()
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
-            _set_defaults(LOCAL_CLUSTER)
-            cores = os.cpu_count() or 1
-            ray.init(
-                address="local",
-                num_cpus=max(cores, cpus, demand(stream, stream.compute.workers.max)["CPU"] + 1),
-                log_to_driver=False,
-                include_dashboard=dashboard,
-                logging_level=logging.ERROR,
-            )
+            _start(max(os.cpu_count() or 1, cpus, demand(stream, stream.compute.workers.max)["CPU"] + 1), dashboard)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts a handler of its own there
     check_resources(demand(stream, stream.compute.workers.min), ray.cluster_resources())
+
+
+@tenacity.retry(
+    stop=tenacity.stop_after_attempt(3),
+    retry=tenacity.retry_if_exception_message(match="The current node timed out during startup"),
+    reraise=True,
+)
+def _start(cpus: int, dashboard: bool) -> None:
+    """Starts a cluster on this machine; once more where it did not answer within Ray's own 30 s, as on a busy machine."""
+    import ray
+
+    _set_defaults(LOCAL_CLUSTER)
+    ray.init(
+        address="local", num_cpus=cpus, log_to_driver=False, include_dashboard=dashboard, logging_level=logging.ERROR
+    )
 
 
 def quiet(gpus: int = 0) -> None:

@@ -1,0 +1,81 @@
+"""What each stage did to each group of probes, and what each line cost: tables for REPRODUCE.md from runs over seeds.
+
+    python benchmarks/seeds.py jobs/lifecycle.yaml --seeds 0 1 2 --out lifecycle.jsonl
+    python benchmarks/stage_effects.py lifecycle.jsonl
+
+A step is the score after a stage minus that before it, over the tasks of the group that the stage does not teach itself;
+a delta is the last generation against the base model. Above 0 is better, whatever the metric. Seconds and memory are
+those of training; seconds of a line are given as a ratio to the first line of the same seed. Mean and sample standard
+deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from clray.evaluation.matrix import ScoreMatrix
+from clray.evaluation.probes import effects
+
+Found = dict[tuple[str, ...], list[float]]
+
+
+def main() -> None:
+    """Prints the tables of the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="what seeds.py --out wrote")
+    runs = [json.loads(line) for line in parser.parse_args().runs.read_text().splitlines()]
+    steps, deltas, costs = measured(runs)
+    print(table(("line", "stage"), steps), table(("line",), deltas), table(("line",), costs), sep="\n\n")
+
+
+def measured(runs: list[dict[str, Any]]) -> tuple[Found, Found, Found]:
+    """Values over seeds: steps by line, stage and group; deltas by line and group; costs by line and what was counted."""
+    steps, deltas, costs = (defaultdict[tuple[str, ...], list[float]](list) for _ in range(3))
+    for run in runs:
+        first = seconds(run["lines"][0])
+        for line in run["lines"]:
+            matrix = ScoreMatrix.from_dict(line["matrix"])
+            for effect in effects(matrix):
+                group = f"{effect.group}, {effect.metric}"
+                for stage, step in list(zip(matrix.stages, effect.steps, strict=True))[1:]:
+                    steps[line["name"], stage, group] += [] if step is None else [step]
+                if effect.deltas[-1] is not None:
+                    deltas[line["name"], group].append(effect.deltas[-1])
+            costs[line["name"], "training time, ratio"].append(seconds(line) / first)
+            peaks = [made["training"]["peak_host_bytes"] for made in line["generations"] if made["parent"]]
+            costs[line["name"], "peak memory of the worker, MB"].append(max(peaks) / 1e6)
+    return steps, deltas, costs
+
+
+def seconds(line: dict[str, Any]) -> float:
+    """What a line's stages took to train."""
+    return sum(made["training"]["seconds"] for made in line["generations"] if made["parent"])
+
+
+def table(names: tuple[str, ...], found: Found) -> str:
+    """Markdown: a row for each of `names`, a column for each last part of the keys."""
+    columns = list(dict.fromkeys(key[-1] for key in found))
+    lines = ["| " + " | ".join((*names, *columns)) + " |", "|" + "---|" * len(names) + "---:|" * len(columns)]
+    for row in dict.fromkeys(key[:-1] for key in found):
+        lines.append("| " + " | ".join((*row, *(spread(found.get((*row, column), [])) for column in columns))) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: Iterable[float]) -> str:
+    """Mean and sample standard deviation; a dash for nothing."""
+    known = list(values)
+    if not known:
+        return "–"
+    figures = 0 if max(map(abs, known)) >= 100 else 3
+    around = f" ± {statistics.stdev(known):.{figures}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{figures}f}{around}"
+
+
+if __name__ == "__main__":
+    main()
