@@ -3,8 +3,8 @@
     python benchmarks/seeds.py jobs/lifecycle.yaml --seeds 0 1 2 --out lifecycle.jsonl
     python benchmarks/stage_effects.py lifecycle.jsonl
 
-A step is the score after a stage minus that before it, over the tasks of the group that the stage does not teach itself;
-a delta is the last generation against the base model. Above 0 is better, whatever the metric. Seconds and memory are
+A step is the score after a stage minus that before it, over tasks of the group that the stage does not teach itself; a
+delta is the last generation against the base model. Above 0 is better, whatever the metric. Seconds and memory are
 those of training; seconds of a line are given as a ratio to the first line of the same seed. Mean and sample standard
 deviation over seeds.
 """
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measured(runs: list[dict[str, Any]]) -> tuple[Found, Found, Found]:
-    """Values over seeds: steps by line, stage and group; deltas by line and group; costs by line and what was counted."""
+    """Values over seeds: steps by line, stage and group; deltas by line and group; costs by line and kind."""
     steps, deltas, costs = (defaultdict[tuple[str, ...], list[float]](list) for _ in range(3))
     for run in runs:
         first = seconds(run["lines"][0])

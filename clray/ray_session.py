@@ -70,7 +70,7 @@ def connect(stream: Stream, cpus: int = 0, dashboard: bool = False) -> None:
     reraise=True,
 )
 def _start(cpus: int, dashboard: bool) -> None:
-    """Starts a cluster on this machine; once more where it did not answer within Ray's own 30 s, as on a busy machine."""
+    """Starts a cluster on this machine; once more where it did not answer within Ray's 30 s (a busy machine)."""
     import ray
 
     _set_defaults(LOCAL_CLUSTER)
