@@ -58,7 +58,7 @@ def connect(stream: Stream, cpus: int = 0, dashboard: bool = False) -> None:
             check_address()
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
-            _start(max(os.cpu_count() or 1, cpus, demand(stream, stream.compute.workers.max)["CPU"] + 1), dashboard)
+            start_local(max(os.cpu_count() or 1, cpus, demand(stream, stream.compute.workers.max)["CPU"] + 1), dashboard)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts a handler of its own there
     check_resources(demand(stream, stream.compute.workers.min), ray.cluster_resources())
@@ -69,13 +69,19 @@ def connect(stream: Stream, cpus: int = 0, dashboard: bool = False) -> None:
     retry=tenacity.retry_if_exception_message(match="The current node timed out during startup"),
     reraise=True,
 )
-def _start(cpus: int, dashboard: bool) -> None:
-    """Starts a cluster on this machine; once more where it did not answer within Ray's 30 s (a busy machine)."""
+def start_local(cpus: int, dashboard: bool = False, **more: Any) -> None:
+    """Starts a cluster on this machine, with `more` settings of `ray.init`; once more where it did not answer within the
+    30 s that Ray waits, as on a busy machine."""
     import ray
 
     _set_defaults(LOCAL_CLUSTER)
     ray.init(
-        address="local", num_cpus=cpus, log_to_driver=False, include_dashboard=dashboard, logging_level=logging.ERROR
+        address="local",
+        num_cpus=cpus,
+        log_to_driver=False,
+        include_dashboard=dashboard,
+        logging_level=logging.ERROR,
+        **more,
     )
 
 

@@ -20,6 +20,8 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RAY_ADDRESS", None)
+if "PYTEST_XDIST_WORKER" in os.environ:  # they share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("clray", deadline=None)  # a busy machine is no failure
 settings.load_profile("clray")
 
@@ -61,18 +63,10 @@ def ray_cluster():
     """A Ray cluster of this test session alone, with a temporary folder of its own."""
     import ray
 
-    from clray.ray_session import LOCAL_CLUSTER, quiet
+    from clray.ray_session import quiet, start_local
 
     quiet()
-    os.environ.update(LOCAL_CLUSTER)
     with tempfile.TemporaryDirectory(prefix="clray-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            address="local",
-            num_cpus=6,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=folder,
-        )
+        start_local(6, _temp_dir=folder)
         yield
         ray.shutdown()

@@ -21,7 +21,7 @@ def test_a_slow_start_is_tried_again_and_nothing_else(monkeypatch, message, trie
     monkeypatch.setattr(ray, "init", init)
     if tries == 1:
         with pytest.raises(Exception, match=message):
-            ray_session._start(3, False)
+            ray_session.start_local(3)
     else:
-        ray_session._start(3, False)
+        ray_session.start_local(3)
     assert [one["num_cpus"] for one in asked] == [3] * tries
