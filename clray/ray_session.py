@@ -58,7 +58,8 @@ def connect(stream: Stream, cpus: int = 0, dashboard: bool = False) -> None:
             check_address()
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
-            start_local(max(os.cpu_count() or 1, cpus, demand(stream, stream.compute.workers.max)["CPU"] + 1), dashboard)
+            wanted = demand(stream, stream.compute.workers.max)["CPU"] + 1
+            start_local(max(os.cpu_count() or 1, cpus, wanted), dashboard)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts a handler of its own there
     check_resources(demand(stream, stream.compute.workers.min), ray.cluster_resources())
@@ -70,8 +71,8 @@ def connect(stream: Stream, cpus: int = 0, dashboard: bool = False) -> None:
     reraise=True,
 )
 def start_local(cpus: int, dashboard: bool = False, **more: Any) -> None:
-    """Starts a cluster on this machine, with `more` settings of `ray.init`; once more where it did not answer within the
-    30 s that Ray waits, as on a busy machine."""
+    """Starts a cluster on this machine, with `more` settings of `ray.init`; once more where it did not answer within
+    the 30 s that Ray waits, as on a busy machine."""
     import ray
 
     _set_defaults(LOCAL_CLUSTER)
