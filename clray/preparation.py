@@ -237,9 +237,8 @@ def _predictions(regulariser: dict[str, Any], own: int, packed: Manifest, batche
     """How much of earlier generations' predictions is kept to hold the stage; nothing where none is. `own` counts the
     origins that are not replayed.
 
-    Teachers are asked at the targets of the sequences that the stage will see; where it sees a part of them, its targets
-    are estimated by its share of the sequences. A sequence in which own and replayed rows are packed together is kept
-    whole (der).
+    Teachers are asked at the targets of the sequences that the stage will see; where it sees a part of them, these are
+    estimated by its share. A sequence in which own and replayed rows are packed together is kept whole (der).
     """
     if regulariser["kind"] not in DISTILLING:
         return ()
