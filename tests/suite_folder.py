@@ -21,7 +21,15 @@ metric_list:
   - {metric: acc, aggregation: mean, higher_is_better: true}
   - {metric: acc_norm, aggregation: mean, higher_is_better: true}
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
+  - {metric: acc_mutual_info, aggregation: mean, higher_is_better: true}
 metadata: {version: 1.0}
+"""
+INPUTS = """
+include: quiz.yaml
+task: inputs
+doc_to_text: gold
+doc_to_target: "{{question[:20]}}"
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
 LAST = """
 include: quiz.yaml
@@ -58,11 +66,11 @@ filter_list:
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}
 """
-FILES = {"quiz": CHOICE, "last": LAST, "reading": ROLLING, "writing": WRITING}
+FILES = {"quiz": CHOICE, "inputs": INPUTS, "last": LAST, "reading": ROLLING, "writing": WRITING}
 
 
 def write_folder(folder: Path, documents: int = 12) -> Path:
-    """The folder with its four task files and the data: questions of several lengths, some longer than the model."""
+    """The folder with its task files and the data: questions of several lengths, some longer than the model."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in FILES.items():
         (folder / f"{name}.yaml").write_text(text)

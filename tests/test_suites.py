@@ -79,7 +79,7 @@ def test_the_outputs_hold_what_each_document_was_answered(run):
     outcome, _ = run
     store, key, spec = outcome.plan.store, outcome.line.generations[1].key, outcome.plan.tasks[0]
     rows = store.read_json(f"outputs/{key}/{spec.digest}.json")
-    assert len(rows) == 11 and all(len(row["responses"]) == 4 for row in rows)
+    assert len(rows) == 11 and all(len(row["responses"]) == 8 for row in rows)
     assert sum(row["values"]["acc"][0] for row in rows) / 11 == pytest.approx(outcome.matrix.R[1][0])
     assert all(row["values"]["acc"][0] == (row["gold"] == row["prediction"]) for row in rows)
     assert all(len(row["attention"]) == 1 for row in rows)

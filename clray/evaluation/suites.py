@@ -96,7 +96,8 @@ def _values(made: Any, group: Sequence[Any]) -> dict[str, Any]:
     target = made.doc_to_target(group[0].doc)
     gold = texts[target] if isinstance(target, int) and target < len(texts) else str(target)
     if group[0].request_type == "loglikelihood":
-        best = max(range(len(group)), key=lambda k: group[k].resps[0][0])
+        asked = [k for k, one in enumerate(group) if one.args[0]]  # without the prompt: of acc_mutual_info alone
+        best = max(asked or range(len(group)), key=lambda k: group[k].resps[0][0])
         return {"values": values, "gold": gold, "prediction": texts[best]}
     return {"values": values, "gold": gold, "prediction": str(group[0].resps[0])}
 
@@ -152,7 +153,7 @@ def _content(folder: str) -> str:
     return digest([[str(path), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _opened(suite: str, include: str | None, content: str, shots: int | None, limit: int | None) -> Suite:
     try:
         import datasets

@@ -63,7 +63,7 @@ def through_lm_eval(folder, suite, pair, monkeypatch, shots=0):
     return found["results"][suite], found["samples"][suite]
 
 
-@pytest.mark.parametrize(("suite", "shots"), [("quiz", 0), ("quiz", 2), ("last", 0)])
+@pytest.mark.parametrize(("suite", "shots"), [("quiz", 0), ("quiz", 2), ("inputs", 0), ("last", 0)])
 def test_log_probabilities_are_those_of_lm_evals_own_model(folder, pair, monkeypatch, suite, shots):
     """Document 3 is longer than the model's 128 positions: its prompt loses its beginning in both."""
     rows = through_clray(task(folder, suite, num_fewshot=shots), pair)
