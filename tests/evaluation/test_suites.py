@@ -19,6 +19,19 @@ from suite_folder import write_folder
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is absent: pip install 'clray[suites]'")
 
 
+OPENSTAX = """
+task: openstax
+dataset_path: json
+dataset_kwargs: {data_files: {test: ROWS}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_choice: choices
+doc_to_target: answer_index
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("suites"))
@@ -47,7 +60,7 @@ def through_clray(of, pair, context=128):
     return suites.graded(of, results)
 
 
-def through_lm_eval(folder, suite, pair, monkeypatch, shots=0):
+def through_lm_eval(folder, suite, pair, monkeypatch, shots=0, limit=None):
     """Scores and samples as `simple_evaluate` finds them, which also looks for 10 s at what is installed."""
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
@@ -59,7 +72,7 @@ def through_lm_eval(folder, suite, pair, monkeypatch, shots=0):
     loaded["tasks"][suite].set_fewshot_seed(seed=1234)
     model, tokenizer = pair
     model_of_lm_eval = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
-    found = evaluate(model_of_lm_eval, loaded, bootstrap_iters=0, log_samples=True)
+    found = evaluate(model_of_lm_eval, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     return found["results"][suite], found["samples"][suite]
 
 
@@ -97,6 +110,19 @@ def test_answers_are_those_of_lm_evals_own_model(folder, pair, monkeypatch):
     ours = aggregate("suite", rows)
     assert ours["exact_match"] == scores["exact_match,whole"]
     assert ours["exact_match:word"] == scores["exact_match,word"]
+
+
+def test_real_questions_are_scored_as_by_lm_evals_own_model(data_dir, tmp_path, monkeypatch):
+    rows = data_dir / "qa" / "mmlu_openstax" / "test.jsonl"
+    (tmp_path / "own.yaml").write_text(OPENSTAX.replace("ROWS", str(rows)))
+    folder = data_dir / "models" / "TinyStories-656K"
+    pair = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    context = pair[0].config.max_position_embeddings
+    found = through_clray(task(tmp_path, "openstax", limit=25), pair, context)
+    scores, samples = through_lm_eval(tmp_path, "openstax", pair, monkeypatch, limit=25)
+    theirs = [log_p for sample in samples for [(log_p, _)] in sample["resps"]]
+    assert [log_p for row in found for log_p, _ in row["responses"]] == pytest.approx(theirs, abs=1e-4)
+    assert aggregate("suite", found)["acc"] == scores["acc,none"]
 
 
 def test_ratios_of_sums_are_worked_by_hand():
