@@ -10,6 +10,7 @@ from typing import Any
 from clray import continuing, cost, gating, holding, preferring
 from clray.data import records
 from clray.errors import ModelError, ResourceError, SpecError, StorageError
+from clray.evaluation import suites
 from clray.evaluation.matrix import GENERAL
 from clray.evaluation.pseudo import PseudoSpec
 from clray.evaluation.tasks import TaskSpec
@@ -344,12 +345,14 @@ def _task(stream: Stream, number: int, base: Base, store: Store) -> TaskSpec:
         else max(stage.sequence_length for stage in stream.stages),
         base.max_positions or 10**9,
     )
+    of_suite = task.scorer == "suite"
     return TaskSpec(
         task=task,
         sources=records.open_sources(task.data, store),
         tokenizer=str(store.fetch(f"tokenizers/{base.tokenizer_digest}")),
         tokenizer_digest=base.tokenizer_digest,
         form=task.format or stream.format,
-        context=task.context or longest,
+        context=task.context or (base.max_positions if of_suite and base.max_positions else longest),
         precision=stream.compute.precision,
+        suite=suites.mark(task) if of_suite else "",
     )

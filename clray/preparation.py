@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def prepare_stage(planned: PlannedStage, store: Store, line: Line) -> PreparedSt
         notes=(
             *_notes(planned, waits, evidence, draws),
             *_domain(planned, own),
-            *_predictions(planned, own, packed),
+            *_predictions(planned.recipe.resolved["regulariser"], len(own), packed, batches),
             *_left_out(planned, line),
         ),
         provisional=waits,
@@ -232,17 +233,22 @@ def _domain(planned: PlannedStage, own: Sequence[tuple[str, Manifest]]) -> tuple
     return (warning,) if warning else ()
 
 
-def _predictions(planned: PlannedStage, own: Sequence[tuple[str, Manifest]], packed: Manifest) -> tuple[str, ...]:
-    """How much of earlier generations' predictions is kept to hold the stage; nothing where none is."""
-    regulariser = planned.recipe.resolved["regulariser"]
+def _predictions(regulariser: dict[str, Any], own: int, packed: Manifest, batches: BatchPlan) -> tuple[str, ...]:
+    """How much of earlier generations' predictions is kept to hold the stage; nothing where none is. `own` counts the
+    origins that are not replayed.
+
+    Teachers are asked at the targets of the sequences that the stage will see; where it sees a part of them, these are
+    estimated by its share. A sequence in which own and replayed rows are packed together is kept whole (der).
+    """
     if regulariser["kind"] not in DISTILLING:
         return ()
-    origins = packed.provenance["origins"][len(own) if regulariser["kind"] == "der" else 0 :]
-    targets = sum(origin["targets"] for origin in origins)
+    der, seen = regulariser["kind"] == "der", min(1.0, batches.total / packed.rows)
+    targets = round(seen * sum(origin["targets"] for origin in packed.provenance["origins"][own if der else 0 :]))
     size = 4 * targets * (2 * regulariser["top_k"] + 1)
     return (
-        f"regulariser {regulariser['kind']} keeps {regulariser['top_k']} tokens of earlier predictions at {targets:,} "
-        f"targets, {size / 2**20:,.1f} MiB below logits/",
+        f"regulariser {regulariser['kind']} keeps {regulariser['top_k']} tokens of earlier predictions at "
+        f"{'about ' if seen < 1 else ''}{targets:,} targets, {'at least ' if der else ''}{size / 2**20:,.1f} MiB below "
+        "logits/",
     )
 
 

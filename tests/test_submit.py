@@ -113,6 +113,17 @@ def test_data_of_tasks_and_of_controls_goes_along(folder):
     assert set(pack(stream, code=False).files) == {"data/text.jsonl", "data/more.jsonl"}
 
 
+def test_the_folder_of_a_suite_goes_along(folder):
+    (folder / "own" / "data").mkdir(parents=True)
+    (folder / "own" / "quiz.yaml").write_text("task: quiz")
+    write_lines(folder / "own" / "data" / "quiz.jsonl", [{"question": "a"}])
+    task = "{name: t, scorer: suite, suite: quiz, include: INCLUDE}"
+    sent = pack(stream_of(tasks=f"[{task.replace('INCLUDE', 'own')}]"), code=False)
+    assert {"own/quiz.yaml", "own/data/quiz.jsonl"} <= set(sent.files)
+    with pytest.raises(DataError, match="include 'absent' is not a folder"):
+        pack(stream_of(tasks=f"[{task.replace('INCLUDE', 'absent')}]"), code=False)
+
+
 def test_a_model_folder_goes_along_without_pickles(folder, tiny_model):
     shutil.copytree(tiny_model, folder / "tiny")
     (folder / "tiny" / "pytorch_model.bin").write_bytes(b"\0")

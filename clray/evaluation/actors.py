@@ -13,6 +13,7 @@ from clray.evaluation.outcomes import aggregate
 from clray.evaluation.pseudo import AT_ONCE, PseudoSpec, Sample, record, write_samples
 from clray.evaluation.references import ReferenceSpec, commit, score_part
 from clray.evaluation.selection import selection
+from clray.evaluation.suites import graded as graded_suite
 from clray.evaluation.tasks import TaskSpec, graded
 from clray.lineage.store import Store
 from clray.ray_session import ANYWHERE, find_user_error
@@ -42,6 +43,7 @@ class Scorer:
         from clray.evaluation.choice import score_choices
         from clray.evaluation.generate import generate_answers
         from clray.evaluation.perplexity import score_documents
+        from clray.evaluation.suite_scoring import respond
 
         model = self._load(key, spec.precision)
         encoder = tokenizer_here(spec.tokenizer, spec.tokenizer_digest, self._store)
@@ -58,6 +60,8 @@ class Scorer:
                     model, encoder, examples, max_new_tokens=spec.task.max_new_tokens, batch_tokens=budget
                 )
                 return [{**answer, **checked(spec.task, answer["prediction"])} for answer in answers]
+            case "suite":
+                return respond(model, encoder, examples, spec.context, budget, pad)
             case _:
                 return score_documents(
                     model,
@@ -245,9 +249,11 @@ def _plain_errors() -> Iterator[None]:
 
 def _keep(store: Store, key: str, task: TaskSpec, results: list[dict[str, Any]]) -> None:
     """Writes the outputs first and the cell last, so that a cell always has its outputs. The judge of a task has its
-    say here, in the driver, which alone has its key."""
+    say here, in the driver, which alone has its key, and so have the metrics of a suite, which the driver read."""
     if task.task.judge:
         results = graded(task, results, store)
+    if task.task.scorer == "suite":
+        results = graded_suite(task.task, results)
     store.write_json(f"outputs/{key}/{task.digest}.json", results)
     store.write_score(
         key,

@@ -79,8 +79,10 @@ def score_choices(
     batch_tokens: int,
     pad_id: int,
     normalise: Normalise = "tokens",
+    greedy: bool = False,
 ) -> list[dict[str, Any]]:
-    """For each example {"scores": [of each option], "prediction": int, "gold": int, "correct": bool}.
+    """For each example {"scores": [of each option], "prediction": int, "gold": int, "correct": bool}; with `greedy`
+    also {"greedy": [whether each token of the option is the likeliest]}.
 
     A score is log p(option | prompt) in nats, summed over the option's tokens ("none") or their mean
     ("tokens", so that long answers are not at a disadvantage); the prediction is the highest, the first of
@@ -91,13 +93,17 @@ def score_choices(
     room = packing_limit(model)
     rows = [row for i, example in enumerate(examples) for row in _rows(i, example, room)]
     sums = [[0.0] * len(example.options) for example in examples]
+    likeliest = [[False] * len(example.options) for example in examples]
     selected: list[list[float] | None] = [None] * len(examples)
     with scoring(model):
         for plain in (False, True):
             kind = [row for row in rows if row.is_plain == plain]
             for batch in batches_by_length([len(row.ids) for row in kind], batch_tokens):
-                _score_batch(model, [kind[k] for k in batch], plain, pad_id, sums, selected)
-    return [_result(*item, normalise) for item in zip(examples, sums, selected, strict=True)]
+                _score_batch(
+                    model, [kind[k] for k in batch], plain, pad_id, sums, selected, likeliest if greedy else None
+                )
+    results = [_result(*item, normalise) for item in zip(examples, sums, selected, strict=True)]
+    return [{**one, "greedy": found} for one, found in zip(results, likeliest, strict=True)] if greedy else results
 
 
 def packing_limit(model: Any) -> int | None:
@@ -142,9 +148,10 @@ def _score_batch(
     pad_id: int,
     sums: list[list[float]],
     selected: list[list[float] | None],
+    likeliest: list[list[bool]] | None,
 ) -> None:
-    """Puts the summed log p of each option of the rows into `sums[example][option]`, and the weights of LoRA blocks
-    under a shared attention into `selected[example]`."""
+    """Puts the summed log p of each option of the rows into `sums[example][option]`, the weights of LoRA blocks under a
+    shared attention into `selected[example]`, and whether greedy decoding writes it into `likeliest`, where given."""
     ids_BT = padded([row.ids for row in rows], pad_id, model.device)
     width = ids_BT.shape[1]
     inputs = {} if plain else _shared_inputs(rows, model)
@@ -157,11 +164,16 @@ def _score_batch(
         logits_NV = model(input_ids=ids_BT, use_cache=False, **inputs).logits
         for row, weights in zip(rows, weights_now(model, len(rows)), strict=True):
             selected[row.example] = weights
-    scores = target_log_probs(logits_NV, where, torch.tensor(targets, device=logits_NV.device)).double().cpu()
+    target_M = torch.tensor(targets, device=logits_NV.device)
+    scores = target_log_probs(logits_NV, where, target_M).double().cpu()
     owners = [(row.example, row.first + k) for row in rows for k in range(len(row.options))]
     parts = torch.split(scores, [len(option) for row in rows for option in row.options])
     for (example, option), part in zip(owners, parts, strict=True):
         sums[example][option] = float(part.sum())
+    if likeliest is not None:
+        hits = (logits_NV.argmax(-1)[where] == target_M).cpu()
+        for (example, option), hit in zip(owners, torch.split(hits, [len(part) for part in parts]), strict=True):
+            likeliest[example][option] = bool(hit.all())
 
 
 def _shared_inputs(rows: Sequence[Row], model: Any) -> dict[str, torch.Tensor]:

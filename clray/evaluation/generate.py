@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import GenerationConfig, LogitsProcessorList
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from clray.errors import DataError
 from clray.evaluation.batching import batches_by_length, max_positions, padded, scoring
@@ -58,8 +59,12 @@ def write_all(
     max_new_tokens: int,
     batch_tokens: int,
     sampling: Sampling | None = None,
+    until: Sequence[str] | None = None,
 ) -> list[Written]:
-    """What the model writes behind each prompt, greedily or with the given draws: the same whatever the batching."""
+    """What the model writes behind each prompt, greedily or with the given draws: the same whatever the batching.
+
+    With `until` an answer also ends before the first of these texts, and keeps the spaces around it.
+    """
     ends = end_tokens(model, tokenizer)
     found: dict[int, Written] = {}
     for limit, group in _room(prompts, max_new_tokens, max_positions(model)).items():
@@ -69,9 +74,10 @@ def write_all(
             for batch in batches_by_length(sizes, batch_tokens):
                 chosen = [group[k] for k in batch]
                 drawn = sampling.of(chosen) if sampling else None
-                answers, selected = write(model, [prompts[i] for i in chosen], settings, drawn)
+                stop = Stop(tokenizer, until) if until else None
+                answers, selected = write(model, [prompts[i] for i in chosen], settings, drawn, stop)
                 for i, tokens, weights in zip(chosen, answers, selected, strict=True):
-                    found[i] = _written(tokenizer, tokens, weights, ends)
+                    found[i] = _written(tokenizer, tokens, weights, ends, until)
     return [found[i] for i in range(len(prompts))]
 
 
@@ -120,23 +126,57 @@ def _greedy_settings(tokenizer: Any, ends: list[int], limit: int) -> GenerationC
     return GenerationConfig.from_dict({**values, **tokens})
 
 
+class Stop(StoppingCriteria):  # type: ignore[misc]
+    """Ends an answer once one of the texts stands in it."""
+
+    def __init__(self, tokenizer: Any, until: Sequence[str]) -> None:
+        self._tokenizer, self._until = tokenizer, [text for text in until if text]
+        self._tail = 4 * max(map(len, self._until), default=0)  # a character takes four tokens at most
+        self._begun: int | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Whether each answer (B) is ended."""
+        if self._begun is None:
+            self._begun = input_ids.shape[1] - 1
+        written = input_ids[:, max(self._begun, input_ids.shape[1] - self._tail) :]
+        texts = self._tokenizer.batch_decode(written, skip_special_tokens=True)
+        ended = [any(text in written for text in self._until) for written in texts]
+        return torch.tensor(ended, device=input_ids.device)
+
+
 def write(
-    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig, sampling: Sampling | None = None
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    sampling: Sampling | None = None,
+    stop: Stop | None = None,
 ) -> tuple[list[list[int]], list[list[float]] | list[None]]:
     """The new tokens of each prompt, with the padding behind shorter answers, and the weights of its blocks."""
     ids = padded(prompts, settings.pad_token_id, model.device, left=True)
     mask = padded([[1] * len(prompt) for prompt in prompts], 0, model.device, left=True)
     drawn = LogitsProcessorList([Drawn(sampling, ids.shape[1], ids.device)] if sampling else [])
     with routed(model, mask):
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=drawn)
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=settings,
+            logits_processor=drawn,
+            stopping_criteria=StoppingCriteriaList([stop] if stop else []),
+        )
         selected = weights_now(model, len(prompts))
     answers: list[list[int]] = output[:, ids.shape[1] :].tolist()
     return answers, selected
 
 
-def _written(tokenizer: Any, tokens: list[int], weights: list[float] | None, ends: list[int]) -> Written:
+def _written(
+    tokenizer: Any, tokens: list[int], weights: list[float] | None, ends: list[int], until: Sequence[str] | None
+) -> Written:
     stop = next((t for t, token in enumerate(tokens) if token in ends), None)
-    return Written(tokenizer.decode(tokens[:stop], skip_special_tokens=True).strip(), stop is not None, weights)
+    text = tokenizer.decode(tokens[:stop], skip_special_tokens=True)
+    if until is None:
+        return Written(text.strip(), stop is not None, weights)
+    cut = min((at for each in until if each and (at := text.find(each)) >= 0), default=None)
+    return Written(text[:cut], stop is not None or cut is not None, weights)
 
 
 def _result(example: GenerateExample, written: Written) -> dict[str, Any]:

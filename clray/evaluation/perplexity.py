@@ -33,17 +33,25 @@ class Window:
 
 
 def score_documents(
-    model: Any, documents: Sequence[Document], context: int, stride: int, batch_tokens: int, pad_id: int
+    model: Any,
+    documents: Sequence[Document],
+    context: int,
+    stride: int,
+    batch_tokens: int,
+    pad_id: int,
+    full_last: bool = False,
 ) -> list[dict[str, float | int]]:
     """For each document {"nll": sum of -log p in nats, "tokens": scored tokens, "bytes": bytes of its text}.
 
     Windows of `context` input tokens start every `stride` tokens, and each scores what the ones before it
-    have not: a token is scored once, and sees at least context - stride tokens where its document has them.
+    have not: a token is scored once, and sees at least context - stride tokens where its document has them. With
+    `full_last` the last window reaches back as far as the context allows (with a stride of `context` these are the
+    rolling windows of lm-evaluation-harness).
     Results are in input order whatever the batching. Raises ModelError where the context is beyond the
     model's positions, ValueError where the stride is not in 1..context.
     """
     _check(model, context, stride)
-    windows = [w for i, d in enumerate(documents) for w in windows_of(i, len(d.ids), context, stride)]
+    windows = [w for i, d in enumerate(documents) for w in windows_of(i, len(d.ids), context, stride, full_last)]
     nll = [0.0] * len(documents)
     sizes = [window.stop - window.start for window in windows]
     with scoring(model):
@@ -57,12 +65,12 @@ def score_documents(
     ]
 
 
-def windows_of(document: int, num_ids: int, context: int, stride: int) -> Iterator[Window]:
+def windows_of(document: int, num_ids: int, context: int, stride: int, full_last: bool = False) -> Iterator[Window]:
     """The windows of a document: input t predicts id t + 1, so the last id is never an input."""
     inputs, start, done = num_ids - 1, 0, 0
     while done < inputs:
         stop = min(start + context, inputs)
-        yield Window(document, start, stop, done)
+        yield Window(document, max(0, stop - context) if full_last else start, stop, done)
         start, done = start + stride, stop
 
 

@@ -10,10 +10,11 @@ from typing import Any
 from clray.data import formatting, preferences, records
 from clray.data.sources import Opened
 from clray.errors import DataError
-from clray.evaluation import grades
+from clray.evaluation import grades, suites
 from clray.evaluation.choice import ChoiceExample
 from clray.evaluation.generate import GenerateExample
 from clray.evaluation.perplexity import Document
+from clray.evaluation.suite_scoring import SuiteExample
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.spec.endpoint import identity
@@ -25,6 +26,7 @@ EXAMPLES = {
     "generate": GenerateExample,
     "perplexity": Document,
     "preference": ChoiceExample,
+    "suite": SuiteExample,
 }
 KINDS = {"perplexity": "pretrain", "preference": "align"}
 """Kind of record that a scorer reads, where that is not an instruction."""
@@ -32,7 +34,8 @@ KINDS = {"perplexity": "pretrain", "preference": "align"}
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """A task as it is measured; its digest is the column's address in the scores."""
+    """A task as it is measured; its digest is the column's address in the scores. `suite` is the mark of what a suite
+    of lm-evaluation-harness asks."""
 
     task: Task
     sources: tuple[Opened, ...]
@@ -41,18 +44,20 @@ class TaskSpec:
     form: Format
     context: int
     precision: str
+    suite: str = ""
 
     @property
     def digest(self) -> str:
         """Everything that changes a score of this task, and nothing else."""
         task = self.task
-        shape: list[Any] = [self.form.model_dump(mode="json")] if task.scorer != "perplexity" else []
+        shape: list[Any] = [self.form.model_dump(mode="json")] if task.scorer not in ("perplexity", "suite") else []
         shape += [task.options] if task.scorer == "choice" else []
         shape += [task.max_new_tokens] if task.scorer == "generate" else []
         shape += [{"pattern": task.pattern}] if task.pattern is not None else []
         shape += [{"refusals": task.refusal_phrases}] if task.refusal_phrases else []
         shape += [task.normalise] if task.scorer == "preference" else []
         shape += [{"judge": identity(task.judge.model_dump())}] if task.judge else []
+        shape += [{"suite": self.suite}] if task.scorer == "suite" else []
         return digest(
             [
                 VERSION,
@@ -71,8 +76,7 @@ def prepare(spec: TaskSpec, store: Store) -> int:
     """Number of the task's examples, which are then in the store. DataError where one cannot be measured."""
     place = f"tasks/{spec.digest}/examples.json"
     if not store.exists(place):
-        found = records.read(spec.sources, KINDS.get(spec.task.scorer, "instruct"))[: spec.task.limit]
-        examples = _encode(spec, found)
+        examples = _suite(spec) if spec.task.scorer == "suite" else _encode(spec)
         if not examples:
             raise DataError(
                 f"task '{spec.task.name}': no example can be measured; all are longer than {spec.context} tokens"
@@ -109,7 +113,15 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-def _encode(spec: TaskSpec, found: list[tuple[dict[str, Any], str]]) -> list[Any]:
+def _suite(spec: TaskSpec) -> list[SuiteExample]:
+    try:
+        return suites.examples(spec.task, records.tokenizer(spec.tokenizer), spec.context)
+    except DataError as error:
+        raise DataError(f"task '{spec.task.name}': suite '{spec.task.suite}': {error}") from error
+
+
+def _encode(spec: TaskSpec) -> list[Any]:
+    found = records.read(spec.sources, KINDS.get(spec.task.scorer, "instruct"))[: spec.task.limit]
     tokenizer = records.tokenizer(spec.tokenizer)
     made: list[Any]
     match spec.task.scorer:

@@ -140,6 +140,11 @@ def _rows(before: Generation, after: Generation) -> dict[str, tuple[int, int]]:
     return {name: (old.get(name, 0), new.get(name, 0)) for name in {**old, **new}}
 
 
+def _metric(cell: dict[str, Any]) -> str:
+    """The metric that is compared: the scorer's own, or what a suite's cell was scored by."""
+    return str(cell["score"]) if cell["scorer"] == "suite" else METRICS[cell["scorer"]][0]
+
+
 def _tasks(store: Store, before: Generation, after: Generation, most: int) -> tuple[list[TaskChange], list[str]]:
     names = [{name.removesuffix(".json") for name in store.list(f"scores/{g.key}")} for g in (before, after)]
     tokenizer = str(ancestry(store, after)[0].training.get("tokenizer_digest", ""))
@@ -155,7 +160,7 @@ def _tasks(store: Store, before: Generation, after: Generation, most: int) -> tu
             TaskChange(
                 task=cell["task"],
                 digest=digest,
-                difference=difference(METRICS[cell["scorer"]][0], old, new),
+                difference=difference(_metric(cell), old, new),
                 flips=flips(store, tokenizer, digest, cell["scorer"], old, new, most),
             )
         )

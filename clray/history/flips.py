@@ -27,13 +27,12 @@ def flips(
     store: Store, tokenizer: str, task: str, scorer: str, before: Sequence[Any], after: Sequence[Any], most: int
 ) -> dict[str, Any]:
     """How many answers turned right and wrong, and the first `most` of each; empty for a scorer without answers."""
-    field = {"choice": "correct", "preference": "correct", "generate": "exact_match"}.get(scorer)
-    if field is None:
+    if not before or _right(scorer, before[0]) is None:
         return {}
     turned: dict[str, list[int]] = {"right": [], "wrong": []}
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
-        if bool(old[field]) != bool(new[field]):
-            turned["right" if new[field] else "wrong"].append(number)
+        if _right(scorer, old) != _right(scorer, new):
+            turned["right" if _right(scorer, new) else "wrong"].append(number)
     texts = _Texts(store, tokenizer, task)
     shown = [
         asdict(_flip(texts, scorer, number, became, before[number], after[number]))
@@ -43,11 +42,22 @@ def flips(
     return {**{name: len(numbers) for name, numbers in turned.items()}, "examples": shown}
 
 
+def _right(scorer: str, result: dict[str, Any]) -> bool | None:
+    """Whether the answer is right; None where the scorer looks at none."""
+    if scorer == "suite":
+        values = result["values"]
+        found = next((values[name][0] for name in ("acc", "exact_match") if name in values), None)
+        return None if found is None else bool(found)
+    field = {"choice": "correct", "preference": "correct", "generate": "exact_match"}.get(scorer)
+    return None if field is None else bool(result[field])
+
+
 def _flip(texts: _Texts, scorer: str, number: int, became: str, old: Any, new: Any) -> Flip:
     if scorer in ("choice", "preference"):
         wanted, *said = (texts.option(number, place) for place in (new["gold"], old["prediction"], new["prediction"]))
     else:
-        wanted, said = new["references"][0], [old["prediction"], new["prediction"]]
+        wanted = new["gold"] if scorer == "suite" else new["references"][0]
+        said = [old["prediction"], new["prediction"]]
     return Flip(number=number, became=became, prompt=texts.prompt(number), wanted=wanted, before=said[0], after=said[1])
 
 
@@ -67,7 +77,9 @@ class _Texts:
         """The last characters of the prompt, on one line."""
         if self._decoder is None:
             return ""
-        text = " ".join(self._decoder.decode(self._examples[number]["prompt_ids"]).split())
+        example = self._examples[number]
+        ids = example["parts"][0][0] if "parts" in example else example["prompt_ids"]
+        text = " ".join(self._decoder.decode(ids).split())
         return text if len(text) <= PROMPT_CHARACTERS else f"... {text[-PROMPT_CHARACTERS:]}"
 
     def option(self, number: int, place: int) -> str:

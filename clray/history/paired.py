@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clray.evaluation.outcomes import EXPONENTIAL
 from clray.spec.stream import LOWER_IS_BETTER
 
 DRAWS = 2000
@@ -94,6 +95,9 @@ def _chunks(n: int) -> list[int]:
 
 def _parts(metric: str, results: Results) -> tuple[Floats, Floats]:
     """The two columns whose sums' ratio is the score (before `_SHAPES`)."""
+    if "values" in results[0]:
+        pairs = np.array([r["values"][metric] for r in results], dtype=np.float64)
+        return pairs[:, 0], pairs[:, 1]
     if metric in ("bits_per_byte", "perplexity"):
         nll = np.array([r["nll"] for r in results], dtype=np.float64)
         size = np.array([r["bytes" if metric == "bits_per_byte" else "tokens"] for r in results], dtype=np.float64)
@@ -106,4 +110,4 @@ def _identity(value: Any) -> Any:
     return value
 
 
-_SHAPES: dict[str, Callable[[Any], Any]] = {"perplexity": np.exp}
+_SHAPES: dict[str, Callable[[Any], Any]] = dict.fromkeys(EXPONENTIAL, np.exp)

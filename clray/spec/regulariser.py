@@ -20,7 +20,13 @@ class L2Regulariser(Strict):
     its parent does (L2-SP, Li et al., arXiv 1802.01483)."""
 
     kind: Literal["l2"] = "l2"
-    weight: float = Field(0.01, gt=0, description="lambda; half of it multiplies the squared distance")
+    weight: float = Field(
+        0.01,
+        gt=0,
+        description="lambda; half of it multiplies the squared distance, which is summed over all trained weights: the "
+        "penalty (nats, beside the mean loss of a target) grows with their number. A scale to search in powers of ten, "
+        "and no value that fits every model",
+    )
 
 
 class EwcRegulariser(Strict):
@@ -34,8 +40,9 @@ class EwcRegulariser(Strict):
     weight: float = Field(
         1.0,
         gt=0,
-        description="lambda; the Fisher is that of the mean loss of a target, so 1 weighs all earlier stages together "
-        "(per_task: each) as if they had as many targets as this one",
+        description="lambda; the Fisher is that of the mean loss of a target, so 1 weighs each earlier stage as if it "
+        "had as many targets as this one (online: before decay). Lambdas of papers go with other scales of the Fisher; "
+        "search it in powers of ten",
     )
     fisher: Literal["online", "per_task"] = Field(
         "online",
@@ -62,7 +69,11 @@ class LwfRegulariser(Strict):
     Hoiem, arXiv 1606.09282; T as in Hinton et al., arXiv 1503.02531)."""
 
     kind: Literal["lwf"] = "lwf"
-    weight: float = Field(1.0, gt=0, description="weight of the divergence beside the mean loss")
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="weight of the divergence: at 1 and T = 1 a nat of it counts as much as a nat of the mean loss",
+    )
     temperature: float = Field(2.0, gt=0, description="T: both models' logits are divided by it")
     top_k: int = Field(
         64, ge=1, description="tokens of the parent's prediction that are kept; all others count as one more token"
@@ -78,7 +89,10 @@ class DerRegulariser(Strict):
 
     kind: Literal["der"] = "der"
     weight: float = Field(
-        0.5, gt=0, description="alpha; the mean is over all targets of a batch, of which those replayed are a share"
+        0.5,
+        gt=0,
+        description="alpha; the mean is over all targets of a batch, of which those replayed are a share: half the "
+        "replay halves the term. mse is in squared logits, whose size is the model's own; kl in nats",
     )
     loss: Literal["mse", "kl"] = Field("mse", description="squared difference of the kept logits, or KL at T = 1")
     top_k: int = Field(64, ge=1, description="largest logits of each target that are kept")

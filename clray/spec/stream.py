@@ -21,6 +21,7 @@ from clray.spec.strict import Strict
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 GROUP = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
+METRIC = r"^[A-Za-z][A-Za-z0-9_@.-]{0,63}(:[A-Za-z0-9_.-]{1,64})?$"
 
 
 class BuiltinLlama(Strict):
@@ -216,22 +217,21 @@ class Task(Strict):
     """Something measured: examples + a scorer."""
 
     name: str = Field(pattern=NAME)
-    scorer: Literal["choice", "generate", "perplexity", "preference"]
-    data: Sources = Field(min_length=1)
-    metric: (
-        Literal[
-            "accuracy",
-            "exact_match",
-            "rouge_l",
-            "judge",
-            "format",
-            "refusal_rate",
-            "compliance_rate",
-            "bits_per_byte",
-            "perplexity",
-        ]
-        | None
-    ) = Field(None, description="the score of the matrix; default: accuracy, exact_match or bits_per_byte by scorer")
+    scorer: Literal["choice", "generate", "perplexity", "preference", "suite"]
+    data: Sources = Field((), description="its examples; a suite brings its own")
+    suite: str | None = Field(None, description="suite: name of a task of lm-evaluation-harness, say arc_easy")
+    include: str | None = Field(
+        None, description="suite: folder of task files of your own (YAML without Python), where the suite is looked up"
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, description="suite: solved examples before each question; default: the suite's own number, else 0"
+    )
+    metric: str | None = Field(
+        None,
+        pattern=METRIC,
+        description="the score of the matrix; default: accuracy, exact_match, bits_per_byte or (suite) acc by scorer; "
+        "of a suite that filters answers in several ways also METRIC:FILTER",
+    )
     group: str | None = Field(
         None,
         pattern=GROUP,
@@ -251,10 +251,30 @@ class Task(Strict):
         "none", description="preference: answers are compared by log p, or by log p divided by their tokens"
     )
     max_new_tokens: int = Field(32, ge=1)
-    context: int | None = Field(None, ge=8, description="perplexity: tokens a window sees; default sequence_length")
+    context: int | None = Field(
+        None,
+        ge=8,
+        description="tokens a window sees; default: sequence_length (perplexity), the model's positions (suite)",
+    )
     limit: int | None = Field(None, ge=1, description="at most so many examples")
     format: Format | None = None
     judge: Judge | None = Field(None, description="generate: the model that says which answers are right (judge)")
+
+    @model_validator(mode="after")
+    def _is_of_a_suite(self) -> Task:
+        if self.scorer != "suite":
+            given = sorted(SUITE & self.model_fields_set)
+            if given:
+                raise ValueError(f"'{given[0]}' is for scorer suite; this task has scorer {self.scorer}")
+            if not self.data:
+                raise ValueError(f"a task of scorer {self.scorer} takes 'data', its examples")
+            return self
+        given = sorted(self.model_fields_set - SUITE - {"name", "scorer", "metric", "group", "limit", "context"})
+        if given:
+            raise ValueError(f"'{given[0]}' is not for scorer suite: a suite brings its own examples and prompts")
+        if self.suite is None:
+            raise ValueError("a task of scorer suite takes 'suite', the name of a task of lm-evaluation-harness")
+        return self
 
     @model_validator(mode="after")
     def _is_judged(self) -> Task:
@@ -266,7 +286,7 @@ class Task(Strict):
 
     @model_validator(mode="after")
     def _metric_fits(self) -> Task:
-        if self.metric is not None and self.metric not in METRICS[self.scorer]:
+        if self.scorer != "suite" and self.metric is not None and self.metric not in METRICS[self.scorer]:
             raise ValueError(
                 f"metric '{self.metric}' does not fit scorer '{self.scorer}'; "
                 f"one of {', '.join(METRICS[self.scorer])} does"
@@ -306,7 +326,10 @@ METRICS: dict[str, tuple[str, ...]] = {
     "generate": ("exact_match", "rouge_l", "judge", "format", "refusal_rate", "compliance_rate"),
     "perplexity": ("bits_per_byte", "perplexity"),
     "preference": ("accuracy",),
+    "suite": ("acc",),
 }
+"""The metrics of each scorer, the default first; a suite has what its own file lists."""
+SUITE = frozenset({"suite", "include", "num_fewshot"})
 REFUSALS = (
     "I cannot",
     "I can't",
@@ -322,7 +345,7 @@ REFUSALS = (
     "as a language model",
 )
 """Phrases of English refusals, after the substring lists that the safety literature uses."""
-LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity"})
+LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity", "word_perplexity", "byte_perplexity"})
 
 
 class Stream(Strict):

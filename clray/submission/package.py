@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clray.data import sources
-from clray.errors import ModelError, StorageError, UserError
+from clray.errors import DataError, ModelError, StorageError, UserError
 from clray.lineage.key import digest
 from clray.lineage.ledger import redact
 from clray.lineage.store import file_digest
@@ -97,6 +97,7 @@ def _paths(stream: Stream) -> Iterator[tuple[str, Callable[[str], list[Path]]]]:
     data = [source.source for part in stream.stages for source in part.data]
     data += [source.source for part in stream.tasks for source in part.data]
     yield from ((source, _data_files) for source in data if not source.startswith(("builtin:", "hf:")))
+    yield from ((task.include, _suite_files) for task in stream.tasks if task.include)
     for model in (stream.model.base, *_replay_models(stream)):
         if model.startswith((".", "/", "~")) or Path(model).is_dir():  # else a builtin one, or a name of the hub
             yield model, _model_files
@@ -115,6 +116,13 @@ def _of_the_cluster(path: str) -> bool:
 
 def _data_files(path: str) -> list[Path]:
     return [Path(os.path.abspath(file.info.path)) for file in sources.find_files(path)]
+
+
+def _suite_files(path: str) -> list[Path]:
+    folder = Path(os.path.abspath(path))
+    if not folder.is_dir():
+        raise DataError(f"include '{path}' is not a folder; the working directory is {Path.cwd()}")
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _model_files(path: str) -> list[Path]:
