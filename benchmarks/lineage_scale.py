@@ -6,7 +6,8 @@
 The storage of the run is copied, and its last generation is copied 10,000 times with keys of their own: records,
 scores, and all rows that MLflow's database holds of its run and of its registered version, a long line with a branch
 after every fiftieth. Each command is a process of its own. Start-up is the same command on the copy before it is
-filled; what stands in the table is the difference, first with nothing known of the storage, then again.
+filled; what stands in the table is the difference, first with nothing known of the storage, then again. Start-up and
+"again" are the least of three.
 """
 
 from __future__ import annotations
@@ -84,12 +85,12 @@ def measure(folder: Path, file: Path, database: str, count: int) -> None:
             "log --json": ["log", "--storage", f"{folder}/store", "--tracking", uri, "--json"],
             "report": ["report", str(file), *settings, "--out", f"{folder}/report.html"],
         }
-        empty = {name: timed(command) for name, command in commands.items()}
+        empty = {name: best(command) for name, command in commands.items()}
         fill(Store(f"{folder}/store"), loading.load(file, settings), rows, count)
         time.sleep(3)
         for name, command in commands.items():
             shutil.rmtree(folder / "cache" / "lineage", ignore_errors=True)
-            first, again = timed(command), timed(command)
+            first, again = timed(command), best(command)
             figures = [
                 f"{a:.2f}, {b:.2f}" for a, b in (empty[name], less(first, empty[name]), less(again, empty[name]))
             ]
@@ -175,6 +176,12 @@ def copy(
         if len(made) > 5000 or new is keys[-1]:
             connection.execute(sqlalchemy.insert(table), made)
             made = []
+
+
+def best(command: list[str]) -> tuple[float, float]:
+    """CPU seconds and seconds of the command, of three times the least of each: others may use the machine."""
+    found = [timed(command) for _ in range(3)]
+    return min(cpu for cpu, _ in found), min(wall for _, wall in found)
 
 
 def timed(command: list[str]) -> tuple[float, float]:
