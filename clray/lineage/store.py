@@ -128,7 +128,7 @@ class Store:
     def read_bytes(self, relative: str) -> bytes:
         """Content of the file; FileNotFoundError where it is not there."""
         if self.local:
-            with open(self.path(relative), "rb") as file:
+            with open(self.path(relative), "rb", buffering=0) as file:
                 return file.read()
         with self.fs.open_input_stream(self.path(relative)) as stream:
             return bytes(stream.read())
