@@ -5,16 +5,16 @@
 
 The storage of the run is copied, and its last generation is copied 10,000 times with keys of their own: records,
 scores, and all rows that MLflow's database holds of its run and of its registered version, a long line with a branch
-after every fiftieth. Each command is a process of its own. Start-up is the same command on the copy before it is
-filled; what stands in the table is the difference, first with nothing known of the storage, then again.
+after every fiftieth. Each command has a process of its own, in which it runs five times: once on the storage before it
+was filled, which is start-up; once on the filled one with nothing known of it; then again, the least of three.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -39,6 +39,22 @@ from clray.lineage.store import Store
 from clray.spec import loading
 
 ROOT = Path(__file__).resolve().parents[1]
+CHILD = """
+import contextlib, io, json, sys, time
+from clray import cli
+
+took = []
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["clray", *command]
+    before = time.process_time(), time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            cli.main()
+        except SystemExit as ended:
+            assert not ended.code
+    took.append([time.process_time() - before[0], time.monotonic() - before[1]])
+print(json.dumps(took))
+"""
 OF_RUN = (tracking.SqlRun, tracking.SqlTag, tracking.SqlParam, tracking.SqlMetric, tracking.SqlLatestMetric)
 OF_VERSION = (registry.SqlModelVersion, registry.SqlModelVersionTag)
 
@@ -79,21 +95,27 @@ def measure(folder: Path, file: Path, database: str, count: int) -> None:
     with tracked(folder, database) as (uri, rows):
         settings = [f"storage={folder}/store", f"tracking={uri}"]
         conductor.run(loading.load(file, settings), Silent())
-        commands = {
-            "log": ["log", "--storage", f"{folder}/store", "--tracking", uri],
-            "log --json": ["log", "--storage", f"{folder}/store", "--tracking", uri, "--json"],
-            "report": ["report", str(file), *settings, "--out", f"{folder}/report.html"],
-        }
-        empty = {name: timed(command) for name, command in commands.items()}
+        shutil.copytree(folder / "store", folder / "small")
         fill(Store(f"{folder}/store"), loading.load(file, settings), rows, count)
         time.sleep(3)
-        for name, command in commands.items():
-            shutil.rmtree(folder / "cache" / "lineage", ignore_errors=True)
-            first, again = timed(command), timed(command)
-            figures = [
-                f"{a:.2f}, {b:.2f}" for a, b in (empty[name], less(first, empty[name]), less(again, empty[name]))
-            ]
-            print(f"| {database} | `clray {name}` | {' | '.join(figures)} |", flush=True)
+        report(folder, file, database, uri)
+
+
+def report(folder: Path, file: Path, database: str, uri: str) -> None:
+    """Prints the rows of one database, whose storages `small` and `store` lie in the folder."""
+
+    def commands(storage: str) -> dict[str, list[str]]:
+        at = ["--storage", f"{folder}/{storage}", "--tracking", uri]
+        of = [str(file), f"storage={folder}/{storage}", f"tracking={uri}", "--out", f"{folder}/report.html"]
+        return {"log": ["log", *at], "log --json": ["log", *at, "--json"], "report": ["report", *of]}
+
+    small, large = commands("small"), commands("store")
+    for name in small:
+        shutil.rmtree(folder / "cache" / "lineage", ignore_errors=True)
+        start, first, *again = timed([small[name], *[large[name]] * 4])
+        least = (min(cpu for cpu, _ in again), min(wall for _, wall in again))
+        cells = " | ".join(f"{cpu:.2f}, {wall:.2f}" for cpu, wall in (start, first, least))
+        print(f"| {database} | `clray {name}` | {cells} |", flush=True)
 
 
 @contextmanager
@@ -177,17 +199,12 @@ def copy(
             made = []
 
 
-def timed(command: list[str]) -> tuple[float, float]:
-    """CPU seconds and seconds of the command."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run([sys.executable, "-m", "clray", *command], check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, time.monotonic() - started
-
-
-def less(figures: tuple[float, float], start: tuple[float, float]) -> tuple[float, float]:
-    """What is beyond the start-up."""
-    return figures[0] - start[0], figures[1] - start[1]
+def timed(commands: list[list[str]]) -> list[tuple[float, float]]:
+    """CPU seconds and seconds of the commands, one after the other in one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(commands)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return [(cpu, wall) for cpu, wall in json.loads(done.stdout)]
 
 
 if __name__ == "__main__":

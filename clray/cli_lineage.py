@@ -229,7 +229,9 @@ def adopt(
     path: Annotated[Path, typer.Argument(help="a Hugging Face model or PEFT adapter folder, safetensors")],
     parent: Annotated[str | None, typer.Option(help="the generation it stands on; default: it is a root")] = None,
     name: Annotated[str, typer.Option(help="name of the stage that made it")] = "adopted",
-    stream: Annotated[str, typer.Option(help="stream under which MLflow registers it")] = "adopted",
+    stream: Annotated[
+        str | None, typer.Option(help="stream under which MLflow registers it; default: the parent's, else adopted")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="run code of the model")] = False,
     storage: Storage = DEFAULT,
     tracking: Tracking = None,
@@ -247,6 +249,7 @@ def adopt(
             stream=stream,
             tracking=tracking,
             trust_remote_code=trust_remote_code,
+            say=_say,
         )
     if as_json:
         print_json(made.to_dict())

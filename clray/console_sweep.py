@@ -62,7 +62,8 @@ class SweepTable:
     def _words(self, entry: Entry) -> str:
         if entry.status == FAILED:
             return f"failed: {entry.why}"
-        return f"stage {entry.stage} of {entry.last['of']}, {self._value(entry)}, {entry.why or entry.status}"
+        parts = (f"stage {entry.stage} of {entry.last['of']}", self._value(entry), entry.why or entry.status)
+        return ", ".join(part for part in parts if part)
 
     def _value(self, entry: Entry) -> str:
         assert self._plan is not None

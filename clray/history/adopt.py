@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from clray.errors import ModelError
+from clray.history.registering import ADOPTED, check, register, tracked_at
 from clray.history.verify import adopted_key
 from clray.lineage.clock import now
 from clray.lineage.environment import environment
 from clray.lineage.finding import ancestry, by_key
 from clray.lineage.generation import Generation
-from clray.lineage.key import digest
-from clray.lineage.ledger import Ledger, default_tracking
 from clray.lineage.store import Store, file_digest
 from clray.models.base import commit_base, local_folder, place
 from clray.spec.stream import Model
@@ -27,30 +27,35 @@ def adopt(
     *,
     parent: str | None = None,
     name: str = "adopted",
-    stream: str = "adopted",
+    stream: str | None = None,
     tracking: str | None = None,
     trust_remote_code: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Generation:
     """The generation that the folder `path` became; the same one, and nothing new, where it is there already.
 
     A complete model without a parent is a root, with the key that a stream over it gives it. With `parent` (the
     beginning of a key) it is a child; an adapter without one stands on the model that its configuration names, which
-    becomes a root. Raises ModelError where the folder holds no safetensors, or does not fit what it shall stand on.
+    becomes a root. MLflow registers it under `stream`: the one that made the parent, "adopted" where none did.
+
+    Raises ModelError where the folder holds no safetensors, or does not fit what it shall stand on, and StorageError
+    where MLflow does not answer, before anything is written; one that goes away later is told by `clray deliver`.
     """
     store, folder = Store(storage), Path(path).expanduser()
     store.check_writable()
-    ledger = Ledger(tracking or default_tracking(store), stream)
-    ledger.check()
+    above = by_key(store, parent) if parent else None
+    stream = stream or (above.run.get("stream") if above else None) or ADOPTED
+    uri = tracked_at(store, tracking)
+    check(uri, stream)
     if not folder.is_dir():
         raise ModelError(f"'{path}' is not a folder; the working directory is {Path.cwd()}")
     adapter = _lora(folder) if (folder / ADAPTER).is_file() else None
     model = Model(base=str(path), trust_remote_code=trust_remote_code)
-    if adapter is None and parent is None:
+    if adapter is None and above is None:
         made = commit_base(folder, model, store, now())
     else:
-        above = by_key(store, parent) if parent else _base_of(folder, model, store)
-        made = _child(store, folder, above, adapter, name)
-    _record(store, ledger, stream, made)
+        made = _child(store, folder, above or _base_of(folder, model, store), adapter, name)
+    register(store, uri, stream, made, say)
     return made
 
 
@@ -166,13 +171,3 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         found.update({name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"})
     return found
-
-
-def _record(store: Store, ledger: Ledger, stream: str, made: Generation) -> None:
-    """Records the generation and all before it in MLflow, once."""
-    about = {"name": stream, "description": "Models and adapters that were made elsewhere."}
-    run = ledger.open_stream(digest(["adopted", stream]), stream, f"name: {stream}\n", about)
-    for each in ancestry(store, made):
-        artifacts = {"generation.json": each.to_dict(), "environment.json": each.environment}
-        ledger.record(each, run, store.uri(f"generations/{each.key}/weights"), [], artifacts, latest=False)
-    ledger.finish(run, "FINISHED")

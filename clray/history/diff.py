@@ -9,6 +9,7 @@ from typing import Any
 from clray.history.archive import Archive
 from clray.history.examples import compared, shown
 from clray.history.flips import flips
+from clray.history.log import MARK
 from clray.history.paired import Difference, difference
 from clray.lineage.finding import ancestry
 from clray.lineage.generation import Generation
@@ -154,7 +155,7 @@ def _tasks(store: Store, before: Generation, after: Generation, most: int) -> tu
         old, new = (results_of(store, made.key, digest) for made in (before, after))
         assert cell is not None, "its name was just listed"
         if old is None or new is None:
-            alone.append(cell["task"])
+            alone.append(f"{cell['task']} ({digest[:MARK]})")
             continue
         found.append(
             TaskChange(
@@ -164,4 +165,4 @@ def _tasks(store: Store, before: Generation, after: Generation, most: int) -> tu
                 flips=flips(store, tokenizer, digest, cell["scorer"], old, new, most),
             )
         )
-    return sorted(found, key=lambda each: (each.task, each.digest)), sorted(set(alone))
+    return sorted(found, key=lambda each: (each.task, each.digest)), sorted(alone)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # these load PyTorch
 
 def show_log(found: Log) -> None:
     """Prints the tree, a line for each generation, and what all of it cost."""
-    typer.echo("\n".join(_line(line) for line in found.lines))
+    typer.echo("\n".join(_line(line, found.tasks) for line in found.lines))
     energy = f", {found.joules / 3.6e6:.3g} kWh" if found.joules else ""
     typer.echo(
         f"{len(found.lines)} generations: {found.tokens:,} tokens, {duration(found.seconds)}, {found.flops:.3g} FLOPs"
@@ -35,13 +35,14 @@ def show_log(found: Log) -> None:
     )
 
 
-def _line(line: Line) -> str:
+def _line(line: Line, tasks: set[str]) -> str:
     """Styled for a terminal; typer.echo leaves the styles out elsewhere, and is quick with ten thousand lines."""
     entry = line.entry
     facts = [entry.kind, f"{entry.tokens:,} tokens, {duration(entry.seconds)}" if entry.tokens else ""]
-    facts += [scores_in_words(entry), "weights collected" if entry.gone else ""]
+    facts += [scores_in_words(entry, tasks), "weights collected" if entry.gone else ""]
     marks = [typer.style(f"[{name}]", fg="green") for name in line.aliases]
     marks += [typer.style(f"({entry.status})", fg="red" if entry.status == REJECTED else None)] if entry.status else []
+    marks += [f"(trial {trial})" for trial in line.trials]
     name = f"{line.rails}● {typer.style(entry.stage, bold=True)} {typer.style(entry.short, dim=True)}"
     return "  ".join(part for part in (name, *marks, " · ".join(fact for fact in facts if fact)) if part)
 
@@ -57,7 +58,7 @@ def show_portrait(found: Portrait) -> None:
         "adapter": "none: complete weights" if made.adapter is None else f"{setting(made.adapter)}, on {made.base}",
         "gate": "; ".join(_gate_in_words(found, verdict) for verdict in found.gates),
         "children": ", ".join(f"{child.stage} {child.short}" for child in found.children) or "none",
-        "registered": ", ".join(f"{r['stream']} version {r['version']}" for r in found.registered) or "not found",
+        "registered": ", ".join(f"{r['stream']} version {r['version']}" for r in found.registered),
         "moves": "; ".join(_move_in_words(move) for move in found.moves),
         "digest of its data": made.data.get("digest", ""),
     }
@@ -145,10 +146,9 @@ def show_sweep(found: Sweep) -> None:
     total = short_count(sum(item.bytes for item in found.free), "B")
     if not found.free:
         typer.echo("nothing to remove")
-    elif found.deleted:
-        typer.echo(f"removed the weights of {len(found.free)} generations, {total}; their records stay")
     else:
-        typer.echo(f"clray gc --delete removes the weights of {len(found.free)} generations, {total}; records stay")
+        of = f"the weights of {len(found.free)} generation{'s' * (len(found.free) > 1)}, {total}"
+        typer.echo(f"removed {of}; records stay" if found.deleted else f"clray gc --delete removes {of}; records stay")
 
 
 def show_moved(found: Moved) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def entries(store: Store) -> list[Entry]:
     for key, stamp in _stamps(store):
         old = known.get(key)
         if old is None or old[0] != stamp:
-            plain, changed = _read(store, key), True
+            plain, changed = _read(store, key, *stamp[1:]), True
         else:
             plain = old[1]
         if plain is not None:
@@ -100,9 +101,14 @@ def _stamps(store: Store) -> Iterator[tuple[str, list[int]]]:
 def _changed(store: Store, folder: str, deep: bool = True) -> dict[str, int]:
     """Name of each folder in `folder` -> when it was last changed. An object store knows that of files alone: there
     the newest file counts, or nothing where looking so `deep` is not wanted."""
-    within = not store.local and deep
-    selector = fs.FileSelector(store.path(folder), allow_not_found=True, recursive=within)
     found: dict[str, int] = {}
+    if store.local:
+        with contextlib.suppress(FileNotFoundError), os.scandir(store.path(folder)) as inside:
+            for entry in inside:
+                with contextlib.suppress(FileNotFoundError):  # it was taken away just now
+                    found[entry.name] = entry.stat().st_mtime_ns
+        return found
+    selector = fs.FileSelector(store.path(folder), allow_not_found=True, recursive=deep)
     start = len(store.path(folder)) + 1
     for info in store.fs.get_file_info(selector):
         name = info.path[start:].partition("/")[0]
@@ -110,8 +116,9 @@ def _changed(store: Store, folder: str, deep: bool = True) -> dict[str, int]:
     return found
 
 
-def _read(store: Store, key: str) -> dict[str, Any] | None:
-    """The entry of the generation as plain values; None where it is not committed."""
+def _read(store: Store, key: str, scored: int, judged: int) -> dict[str, Any] | None:
+    """The entry of the generation as plain values; None where it is not committed. Where it was never `scored` or
+    `judged` nothing is looked for."""
     record = store.read_json(f"generations/{key}/generation.json")
     if record is None:
         return None
@@ -125,13 +132,13 @@ def _read(store: Store, key: str) -> dict[str, Any] | None:
         "base": record["base"],
         "adapter": (record.get("adapter") or {}).get("kind", ""),
         "stream": (record.get("run") or {}).get("stream", ""),
-        "status": verdicts.status(store, key),
+        "status": verdicts.status(store, key) if judged else "",
         "created": record.get("created", ""),
         "tokens": training.get("tokens", 0),
         "seconds": training.get("seconds", 0.0),
         "flops": training.get("flops", 0.0),
         "joules": training.get("cpu_joules", 0.0) + training.get("gpu_joules", 0.0),
-        "scores": dict(_scores(store, key)),
+        "scores": dict(_scores(store, key)) if scored else {},
     }
 
 

@@ -112,7 +112,8 @@ def tell(ledger: Ledger, store: Store, letter: Letter) -> str | None:
 def _tell(ledger: Ledger, store: Store, letter: Letter) -> str | None:
     values = letter.values
     if letter.call == "open":
-        return ledger.open_stream(letter.digest, letter.stream, values["spec"], values["resolved"])
+        name = values["resolved"].get("name", letter.stream)
+        return ledger.open_stream(letter.digest, name, values["spec"], values["resolved"])
     run = ledger.stream_run(letter.digest)
     if letter.call == "record":
         return _record(ledger, store, run, **values)
@@ -140,6 +141,7 @@ def _record(ledger: Ledger, store: Store, run: str, key: str, spec: str, **line:
         "environment.json": made.environment,
         "spec.yaml": spec,
     }
+    artifacts = {name: value for name, value in artifacts.items() if value}
     weights, curve = store.uri(f"generations/{key}/weights"), store.read_json(f"generations/{key}/curve.json") or []
     return ledger.record(made, run, weights, curve, artifacts, **line)
 

@@ -17,7 +17,7 @@ from clray.errors import StorageError
 from clray.lineage import mlflow_store, mlflow_values
 from clray.lineage.generation import Generation
 from clray.lineage.key import digest as digest_of
-from clray.lineage.mlflow_experiment import Experiment
+from clray.lineage.mlflow_experiment import NOTE, Experiment
 from clray.lineage.mlflow_store import default_tracking, library, redact, translated
 from clray.lineage.mlflow_values import Point
 
@@ -53,8 +53,9 @@ class Ledger:
             run = self._book.client.create_run(self._book.id, run_name=f"{name} {digest[:10]}", tags=tags)
         elif run.info.status != "RUNNING":
             self._book.client.update_run(run.info.run_id, status="RUNNING")
-        note = {"mlflow.note.content": redact(mlflow_values.stream_words(resolved))}
-        self._book.log(run, mlflow_values.stream_params(resolved), tags=note)
+        words = redact(mlflow_values.stream_words(resolved))
+        self._book.log(run, mlflow_values.stream_params(resolved), tags={NOTE: words})
+        self._book.introduce(words)
         self._book.log_artifacts(run.info.run_id, {"spec.yaml": spec_yaml})
         self._stream_run, self._stream_digest = str(run.info.run_id), digest
         return self._stream_run
@@ -107,8 +108,9 @@ class Ledger:
 
     @translated
     def judge(self, key: str, decision: str, why: str, accepted: bool, latest: bool) -> None:
-        """Marks the recorded generation with its gate's decision. One that the stream's main line (`latest`) accepts
-        may take the alias; what a control says of a generation of the main line is not written."""
+        """Marks the recorded generation with its gate's decision: tags, description, and the name of a rejected one's
+        run. One that the stream's main line (`latest`) accepts may take the alias; what a control says of a generation
+        of the main line is not written."""
         run, version = self._book.run("clray.key", key), self._book.version(key)
         if not latest and run.data.tags["clray.line"] == "main":
             return
@@ -117,6 +119,8 @@ class Ledger:
                 self._book.client.set_tag(run.info.run_id, name, text, synchronous=True)
             if version.tags.get(name) != text:
                 self._book.client.set_model_version_tag(self._book.stream, version.version, name, text)
+        self._book.rename(run, mlflow_values.judged_name(run.data.tags, accepted))
+        self._book.describe(run, version, lambda words: mlflow_values.judged_words(words, why, accepted))
         if accepted and latest:
             known = run.data.tags.get("clray.gate") == decision
             self._move_alias(int(run.data.tags["clray.index"]), str(version.version), known)
@@ -208,7 +212,7 @@ class Ledger:
         model_id = book.log_model(run, mlflow_values.model_name(generation), _kind(generation), tags)
         book.link_models(run, model_id, generation.index, parent and parent.source.removeprefix("models:/"))
         points = mlflow_values.curve_points(curve) + mlflow_values.summary_points(generation.training)
-        all_tags = {**tags, "clray.model_id": model_id, "mlflow.note.content": note}
+        all_tags = {**tags, "clray.model_id": model_id, NOTE: note}
         book.log(run, mlflow_values.params(generation.stage), points, all_tags, run.info.start_time)
         book.log_data(run, mlflow_values.datasets(generation))
         if artifacts:

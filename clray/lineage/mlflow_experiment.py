@@ -18,6 +18,9 @@ PARAMS_A_CALL = 100
 METRICS_A_CALL = 800
 """MLflow takes 100 parameters, and 1,000 entities in all, a call."""
 
+NOTE = "mlflow.note.content"
+"""Tag that MLflow shows as the description of a run or an experiment."""
+
 
 class Experiment:
     """What is written and read of one stream; every call goes through one client and names its run."""
@@ -116,6 +119,25 @@ class Experiment:
             self.client.log_batch(run.info.run_id, *batch, told if last else (), synchronous=True)
             if last:
                 return
+
+    def introduce(self, words: str) -> None:
+        """Gives the experiment a description where it has none."""
+        if words and not self.client.get_experiment(self.id).tags.get(NOTE):
+            self.client.set_experiment_tag(self.id, NOTE, words)
+
+    def rename(self, run: Any, name: str) -> None:
+        """Gives the run another name."""
+        if run.info.run_name != name:
+            self.client.update_run(run.info.run_id, name=name)
+
+    def describe(self, run: Any, version: Any, changed: Callable[[str], str]) -> None:
+        """Changes the descriptions of the run and of the registered version."""
+        before = run.data.tags.get(NOTE, ""), version.description or ""
+        after = changed(before[0]), changed(before[1])
+        if after[0] != before[0]:
+            self.client.set_tag(run.info.run_id, NOTE, after[0], synchronous=True)
+        if after[1] != before[1]:
+            self.client.update_model_version(self.stream, version.version, after[1])
 
     def log_data(self, run: Any, found: list[Data]) -> None:
         """Names the data sets as inputs of the run; one that is named already is not named again."""

@@ -164,7 +164,7 @@ def words(generation: Generation, weights_uri: str, parent_version: str | None) 
         return f"Generation 0: the base model.\n\n{weights}"
     kind = f" ({generation.stage['kind']})" if generation.stage.get("kind") else ""
     parent = f"version {parent_version}" if parent_version else f"`{generation.parent[:10]}`"
-    made = f"Generation {generation.index}: stage **{generation.stage_name}**{kind} on top of {parent}"
+    made = f"{generation.stage_name}{kind}: generation {generation.index}, on top of {parent}"
     training = generation.training
     if training.get("tokens"):
         made += (
@@ -173,6 +173,20 @@ def words(generation: Generation, weights_uri: str, parent_version: str | None) 
         )
     shown = ", ".join(f"{o['rows']:,} of {o['stage']}" for o in generation.data.get("origins", []) if o.get("rows"))
     return "\n\n".join(part for part in (f"{made}.", shown and f"Examples shown: {shown}.", weights) if part)
+
+
+def judged_name(tags: dict[str, str], accepted: bool) -> str:
+    """Name of the run of a generation with those tags that a gate judged: as before, or marked as rejected."""
+    mark = "" if accepted else " (rejected)"
+    return f"{tags['clray.index']} {tags['clray.stage']}{mark} {tags['clray.key'][:10]}"
+
+
+def judged_words(words: str, why: str, accepted: bool) -> str:
+    """The description with the gate's sentence in place of an earlier one: first where it rejects, else last."""
+    starts = ("Rejected by its gate: ", "Accepted by its gate: ")
+    rest = [part for part in words.split("\n\n") if part and not part.startswith(starts)]
+    said = f"{starts[accepted]}{why}."
+    return "\n\n".join([*rest, said] if accepted else [said, *rest])
 
 
 def milliseconds(created: str) -> int:

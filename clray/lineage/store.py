@@ -29,6 +29,7 @@ what is written stand in that last file, and are compared when it is read.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -127,7 +128,7 @@ class Store:
     def read_bytes(self, relative: str) -> bytes:
         """Content of the file; FileNotFoundError where it is not there."""
         if self.local:
-            with open(self.path(relative), "rb") as file:
+            with open(self.path(relative), "rb", buffering=0) as file:
                 return file.read()
         with self.fs.open_input_stream(self.path(relative)) as stream:
             return bytes(stream.read())
@@ -183,6 +184,10 @@ class Store:
 
     def list(self, relative: str) -> list[str]:
         """Sorted names of the entries of the folder; empty where there is none."""
+        if self.local:
+            with contextlib.suppress(FileNotFoundError):
+                return sorted(os.listdir(self.path(relative)))
+            return []
         selector = fs.FileSelector(self.path(relative), allow_not_found=True)
         return sorted(info.base_name for info in self.fs.get_file_info(selector))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from clray.lineage.generation import Generation
 from clray.lineage.ledger import Ledger
+from clray.lineage.mlflow_experiment import NOTE
 from clray.lineage.mlflow_store import redact, translated
 from clray.lineage.mlflow_values import Point
 from clray.lineage.store import Store
@@ -23,7 +24,7 @@ class SweepLedger(Ledger):
     def open_sweep(self, digest: str, name: str, spec_yaml: str, params: dict[str, str], note: str) -> str:
         """Id of the run that stands for the sweep of that digest; the same one each time, running again."""
         run = self._found("clray.sweep_digest", digest, f"sweep {name}", {"clray.sweep": name})
-        self._book.log(run, params, tags={"mlflow.note.content": redact(note)})
+        self._book.log(run, params, tags={NOTE: redact(note)})
         self._book.log_artifacts(run.info.run_id, {"sweep.yaml": spec_yaml})
         return str(run.info.run_id)
 

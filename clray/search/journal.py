@@ -14,6 +14,9 @@ from typing import Any
 from clray.lineage.store import Store
 from clray.search.space import Settings
 
+FOLDER = "sweeps"
+"""Where sweeps lie in a store: <name>/<digest>."""
+
 RUNNING, COMPLETE, STOPPED, FAILED = "running", "complete", "stopped", "failed"
 
 

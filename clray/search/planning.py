@@ -18,6 +18,7 @@ from clray.planned import Plan
 from clray.planner import make_plan
 from clray.ray_session import connect
 from clray.search import objectives, ordering
+from clray.search.journal import FOLDER
 from clray.search.room import Room, room_here, room_on_cluster
 from clray.search.space import Settings, corners, settings_of, stream_of
 from clray.spec import sweep_loading
@@ -67,7 +68,7 @@ class SweepPlan:
     def folder(self) -> str:
         """Where the sweep's journal, table, page and best stream lie in the store."""
         plain = {name: value for name, value in sweep_loading.dump(self.sweep).items() if name not in PRESENTATION}
-        return f"sweeps/{self.sweep.name}/{digest(plain, 10)}"
+        return f"{FOLDER}/{self.sweep.name}/{digest(plain, 10)}"
 
     @property
     def at_most(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from clray.errors import UserError
 from clray.lineage.key import digest
+from clray.lineage.mlflow_experiment import NOTE
 from clray.lineage.mlflow_store import default_tracking
 from clray.lineage.mlflow_values import Point
 from clray.lineage.sweep_ledger import SweepLedger
@@ -69,7 +70,7 @@ class Bookkeeper:
     def _write(self, entry: Entry) -> None:
         sweep, mark = self._plan.sweep, f"{digest(self._plan.folder, 16)}/{entry.rung}-{entry.number}"
         params = {field: _text(value) for field, value in entry.settings.items()}
-        tags = {"clray.trial_status": entry.status, "mlflow.note.content": entry.why}
+        tags = {"clray.trial_status": entry.status, NOTE: entry.why}
         name = f"trial {entry.number}: {described(entry.settings)}"[:200]
         run = self._ledger.trial(self._run, mark, name, _cut(params), self._points(entry), tags)
         if entry.reports:

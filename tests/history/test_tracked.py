@@ -42,6 +42,8 @@ def test_every_command_reads_and_writes_at_the_server(tracked, tracking_server, 
     assert tracked("show", "champion")["moves"][-1]["action"] == "rollback"
     kept = {item["key"] for item in tracked("gc")["kept"]}
     assert keys[2] in kept and not tracked("verify")["problems"]
+    made_again = tracked("reproduce", "champion")
+    assert made_again["same"] and made_again["key"] == keys[2]
     adopted = tracked("adopt", tiny_model, "--name", "own", "--stream", "elsewhere")
     assert client.search_model_versions("name = 'elsewhere'")[0].tags["clray.key"] == adopted["key"]
     assert tracked("deliver") == {"delivered": 0, "waiting": 0, "reasons": [], "away": False}

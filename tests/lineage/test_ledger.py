@@ -430,3 +430,34 @@ def test_a_local_store_tracks_in_its_folder_and_a_remote_one_asks(tmp_path: Path
 def test_secrets_in_uris_are_left_out(text: str, safe: str) -> None:
     assert redact(text) == safe
     assert redact(safe) == safe
+
+
+def test_what_a_gate_rejects_is_marked_where_people_look(uri: str) -> None:
+    """The sentence of the last decision stands once, before all else where it rejects."""
+    ledger, made = Ledger(uri, STREAM), generation("a" * 32)
+    stream_run = open_stream(ledger)
+    record(ledger, base(), stream_run)
+    record(ledger, made, stream_run, newest=False)
+    before = everything(uri, made.key)["versions"][0].description
+    assert before.startswith("agnews (instruct): generation 1, on top of version 1, 300 tokens in 2 s")
+    for _ in range(2):
+        ledger.judge(made.key, "reject", "worse", accepted=False, latest=True)
+    found = everything(uri, made.key)
+    assert found["run"].info.run_name == "1 agnews (rejected) aaaaaaaaaa"
+    said = f"Rejected by its gate: worse.\n\n{before}"
+    assert [version.description for version in found["versions"]] == [said]
+    assert found["run"].data.tags["mlflow.note.content"] == said
+    ledger.judge(made.key, "accept", "within", accepted=True, latest=True)
+    found = everything(uri, made.key)
+    assert found["run"].info.run_name == "1 agnews aaaaaaaaaa"
+    assert found["versions"][0].description == f"{before}\n\nAccepted by its gate: within."
+
+
+def test_an_experiment_has_the_description_of_its_stream_and_keeps_a_persons(uri: str) -> None:
+    ledger, client = Ledger(uri, STREAM), MlflowClient(uri, uri)
+    open_stream(ledger)
+    experiment = client.get_experiment_by_name(STREAM)
+    assert experiment.tags["mlflow.note.content"] == "Two stages."
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "Ours.")
+    open_stream(ledger)
+    assert client.get_experiment_by_name(STREAM).tags["mlflow.note.content"] == "Ours."
