@@ -4,9 +4,9 @@
     python benchmarks/stage_effects.py lifecycle.jsonl
 
 A step is the score after a stage minus that before it, over tasks of the group that the stage does not teach itself; a
-delta is the last generation against the base model. Above 0 is better, whatever the metric. Seconds and memory are
-those of training; seconds of a line are given as a ratio to the first line of the same seed. Mean and sample standard
-deviation over seeds.
+delta is the last generation against the base model. Above 0 is better, whatever the metric. Time (with what regularisers
+ask of earlier generations) and memory are those of training; time is a ratio to the first line of the same seed. Mean and
+sample standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def measured(runs: list[dict[str, Any]]) -> tuple[Found, Found, Found]:
 
 
 def seconds(line: dict[str, Any]) -> float:
-    """What a line's stages took to train."""
-    return sum(made["training"]["seconds"] for made in line["generations"] if made["parent"])
+    """What a line's stages took to train, and to ask earlier generations what holds them."""
+    stages = [made["training"] for made in line["generations"] if made["parent"]]
+    return sum(stage["seconds"] + stage.get("holding_seconds", 0.0) for stage in stages)
 
 
 def table(names: tuple[str, ...], found: Found) -> str:
