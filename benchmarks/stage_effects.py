@@ -4,9 +4,9 @@
     python benchmarks/stage_effects.py lifecycle.jsonl
 
 A step is the score after a stage minus that before it, over tasks of the group that the stage does not teach itself; a
-delta is the last generation against the base model. Above 0 is better, whatever the metric. Time (with what regularisers
-ask of earlier generations) and memory are those of training; time is a ratio to the first line of the same seed. Mean and
-sample standard deviation over seeds.
+delta is the last generation against the base model. Above 0 is better, whatever the metric. Time (with what
+regularisers ask of earlier generations) and memory are those of training; time is a ratio to the first line of the same
+seed. Mean and sample standard deviation over seeds.
 """
 
 from __future__ import annotations
