@@ -22,7 +22,7 @@ from typing import Any
 from clray.evaluation.matrix import ScoreMatrix
 from clray.evaluation.probes import effects
 
-Found = dict[tuple[str, ...], list[float]]
+Found = dict[tuple[str, str], list[float]]
 
 
 def main() -> None:
@@ -30,27 +30,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="what seeds.py --out wrote")
     runs = [json.loads(line) for line in parser.parse_args().runs.read_text().splitlines()]
-    steps, deltas, costs = measured(runs)
-    print(table(("line", "stage"), steps), table(("line",), deltas), table(("line",), costs), sep="\n\n")
+    found, costs = measured(runs)
+    for group in dict.fromkeys(group for group, _, _ in found):
+        print(f"**{group}**\n")
+        print(table("stage", {key[1:]: values for key, values in found.items() if key[0] == group}))
+    print(table("line", costs))
 
 
-def measured(runs: list[dict[str, Any]]) -> tuple[Found, Found, Found]:
-    """Values over seeds: steps by line, stage and group; deltas by line and group; costs by line and kind."""
-    steps, deltas, costs = (defaultdict[tuple[str, ...], list[float]](list) for _ in range(3))
+def measured(runs: list[dict[str, Any]]) -> tuple[dict[tuple[str, str, str], list[float]], Found]:
+    """Values over seeds: by group, stage and line the step, and the delta as stage "since base"; by line and kind the
+    cost."""
+    found, costs = defaultdict[tuple[str, str, str], list[float]](list), defaultdict[tuple[str, str], list[float]](list)
     for run in runs:
         first = seconds(run["lines"][0])
         for line in run["lines"]:
             matrix = ScoreMatrix.from_dict(line["matrix"])
             for effect in effects(matrix):
-                group = f"{effect.group}, {effect.metric}"
-                for stage, step in list(zip(matrix.stages, effect.steps, strict=True))[1:]:
-                    steps[line["name"], stage, group] += [] if step is None else [step]
-                if effect.deltas[-1] is not None:
-                    deltas[line["name"], group].append(effect.deltas[-1])
+                steps = list(zip(matrix.stages, effect.steps, strict=True))[1:]
+                for stage, value in (*steps, ("since base", effect.deltas[-1])):
+                    found[f"{effect.group}, {effect.metric}", stage, line["name"]] += [] if value is None else [value]
             costs[line["name"], "training time, ratio"].append(seconds(line) / first)
             peaks = [made["training"]["peak_host_bytes"] for made in line["generations"] if made["parent"]]
             costs[line["name"], "peak memory of the worker, MB"].append(max(peaks) / 1e6)
-    return steps, deltas, costs
+    return found, costs
 
 
 def seconds(line: dict[str, Any]) -> float:
@@ -59,13 +61,13 @@ def seconds(line: dict[str, Any]) -> float:
     return sum(stage["seconds"] + stage.get("holding_seconds", 0.0) for stage in stages)
 
 
-def table(names: tuple[str, ...], found: Found) -> str:
-    """Markdown: a row for each of `names`, a column for each last part of the keys."""
-    columns = list(dict.fromkeys(key[-1] for key in found))
-    lines = ["| " + " | ".join((*names, *columns)) + " |", "|" + "---|" * len(names) + "---:|" * len(columns)]
-    for row in dict.fromkeys(key[:-1] for key in found):
-        lines.append("| " + " | ".join((*row, *(spread(found.get((*row, column), [])) for column in columns))) + " |")
-    return "\n".join(lines)
+def table(first: str, found: Found) -> str:
+    """Markdown: a row for each first part of the keys, a column for each last part."""
+    columns = list(dict.fromkeys(column for _, column in found))
+    lines = ["| " + " | ".join((first, *columns)) + " |", "|---|" + "---:|" * len(columns)]
+    for row in dict.fromkeys(row for row, _ in found):
+        lines.append("| " + " | ".join((row, *(spread(found.get((row, column), [])) for column in columns))) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def spread(values: Iterable[float]) -> str:
