@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
+import psutil
 import tenacity
 
 from clray.errors import ResourceError, UserError
@@ -65,25 +67,45 @@ def connect(stream: Stream, cpus: int = 0, dashboard: bool = False) -> None:
     check_resources(demand(stream, stream.compute.workers.min), ray.cluster_resources())
 
 
+def _too_busy(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    raise ResourceError(
+        f"a local Ray did not start within 30 s, {state.attempt_number} times in a row; this machine has "
+        f"{os.cpu_count()} cores and a load of {os.getloadavg()[0]:.0f}: end something else that runs on it, or name a "
+        "cluster in RAY_ADDRESS"
+    ) from error
+
+
 @tenacity.retry(
     stop=tenacity.stop_after_attempt(3),
+    wait=tenacity.wait_fixed(5),
     retry=tenacity.retry_if_exception_message(match="The current node timed out during startup"),
-    reraise=True,
+    retry_error_callback=_too_busy,
 )
 def start_local(cpus: int, dashboard: bool = False, **more: Any) -> None:
-    """Starts a cluster on this machine, with `more` settings of `ray.init`; once more where it did not answer within
-    the 30 s that Ray waits, as on a busy machine."""
+    """Starts a cluster on this machine, with `more` settings of `ray.init`.
+
+    Once more, and once again, where it did not answer within the 30 s that Ray waits, as on a busy machine; after that
+    ResourceError. What a failed start leaves running is ended.
+    """
     import ray
 
     _set_defaults(LOCAL_CLUSTER)
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        log_to_driver=False,
-        include_dashboard=dashboard,
-        logging_level=logging.ERROR,
-        **more,
-    )
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            log_to_driver=False,
+            include_dashboard=dashboard,
+            logging_level=logging.ERROR,
+            **more,
+        )
+    except Exception:
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
 
 
 def quiet(gpus: int = 0) -> None:
