@@ -2,8 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# two at a time, file by file, each with a Ray of its own
-TESTS = $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not fault"
 
 .PHONY: demo test faults check format clean
 
@@ -11,7 +9,7 @@ demo: $(STAMP)  ## a small model is pretrained and kept current on text that eve
 	$(BIN)/clray run jobs/quickstart.yaml
 
 test: $(STAMP)  ## all tests but those that kill things for minutes
-	$(TESTS)
+	$(BIN)/python -m pytest -q -m "not fault"
 
 faults: $(STAMP)  ## kills drivers, workers and nodes of a real cluster, and makes the tables of RELIABILITY.md
 	CLRAY_RELIABILITY=RELIABILITY.md $(BIN)/python -m pytest -q tests/fault tests/cluster/test_slurm.py tests/train/test_loop.py
@@ -21,7 +19,7 @@ check: $(STAMP)  ## format, lint, types, import rules, tests
 	$(BIN)/ruff check clray tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(TESTS)
+	$(BIN)/python -m pytest -q -m "not fault"
 
 format: $(STAMP)
 	$(BIN)/ruff format clray tests benchmarks

@@ -20,8 +20,6 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RAY_ADDRESS", None)
-if "PYTEST_XDIST_WORKER" in os.environ:  # they share the cores
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("clray", deadline=None)  # a busy machine is no failure
 settings.load_profile("clray")
 
