@@ -34,7 +34,7 @@ class MLflowServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Starts it, and returns when it answers."""
+        """Starts it, and returns when it has answered from its database."""
         command = [
             "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
             "--backend-store-uri", self.backend, "--artifacts-destination", str(self.folder / "artifacts"),
@@ -48,7 +48,7 @@ class MLflowServer:
                 env={**os.environ, **QUIET},
                 start_new_session=True,
             )
-        wait_for(f"{self.uri}/health", self._process, self.folder / "log")
+        wait_for(f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", self._process, self.folder / "log")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Ends it and its workers, at once with SIGKILL."""

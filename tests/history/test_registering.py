@@ -64,12 +64,9 @@ def test_what_is_adopted_while_the_server_dies_is_delivered_once(server, tiny_mo
     assert [made.key for made in store.generations()] == [root.key] and len(Spool(store).names("adopted")) == 3
 
     server.start()
-    assert json.loads(clray("deliver", *at, "--json")[1]) == {
-        "delivered": 3,
-        "waiting": 0,
-        "reasons": [],
-        "away": False,
-    }
+    code, shown, said = clray("deliver", *at, "--json")
+    assert code == 0, said
+    assert json.loads(shown) == {"delivered": 3, "waiting": 0, "reasons": [], "away": False}
     child = json.loads(clray("adopt", tuned, "--parent", root.key, "--storage", store.root, "--json")[1])["key"]
     assert json.loads(clray("adopt", tuned, "--parent", root.key, "--storage", store.root, "--json")[1])["key"] == child
     client = MlflowClient(server.uri, server.uri)
