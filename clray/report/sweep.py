@@ -181,7 +181,8 @@ def parallel(result: dict[str, Any], whole: Sequence[dict[str, Any]]) -> Paralle
 
 
 def trade_offs(result: dict[str, Any], whole: Sequence[dict[str, Any]]) -> list[TradeOff]:
-    """Average performance against forgetting and against cost, in each unit of score, and the first two objectives."""
+    """Average performance against forgetting and against cost, in each unit of score, and the first two objectives
+    where they are others than these."""
     found = []
     for unit in dict.fromkeys(unit for trial in whole for unit in trial["metrics"]):
         level = [trial["metrics"].get(unit, {}).get("average_performance") for trial in whole]
@@ -191,14 +192,22 @@ def trade_offs(result: dict[str, Any], whole: Sequence[dict[str, Any]]) -> list[
         found.append(_trade_off(result, whole, ("forgetting (max)", other, True), (name, level, lower)))
         cost = [trial["costs"].get("device_seconds") for trial in whole]
         found.append(_trade_off(result, whole, ("device-seconds", cost, True), (name, level, lower)))
+    drawn = [one for one in found if one is not None]
     two = result["sweep"]["objectives"][:2]
     if len(two) == 2:
         x, y = (
             (objective["text"], [trial["values"][n] for trial in whole], not objective["maximise"])
             for n, objective in enumerate(two)
         )
-        found.append(_trade_off(result, whole, y, x))
-    return [one for one in found if one is not None]
+        wanted = _trade_off(result, whole, y, x)
+        if wanted is not None and _drawing(wanted) not in map(_drawing, drawn):
+            drawn.append(wanted)
+    return drawn
+
+
+def _drawing(one: TradeOff) -> tuple[Any, ...]:
+    """All of it but the names."""
+    return one.x_ticks, one.y_ticks, [(spot.x, spot.y) for spot in one.spots]
 
 
 def importances(result: dict[str, Any], whole: Sequence[dict[str, Any]]) -> list[Importance]:

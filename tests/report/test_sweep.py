@@ -83,6 +83,22 @@ def test_the_front_holds_what_nothing_beats_in_both():
     assert objectives.y_name == "average_performance" and objectives.x_name == "tokens"
 
 
+def test_objectives_that_are_drawn_already_are_not_drawn_again():
+    found = result()
+    found["sweep"]["objectives"] = [
+        {"text": "average_performance", "maximise": True},
+        {"text": "forgetting_max", "maximise": False},
+    ]
+    for trial in found["trials"]:
+        if trial["metrics"]:
+            own = trial["metrics"]["exact_match"]
+            trial["values"] = [own["average_performance"], own["forgetting_max"]]
+    assert [one.x_name for one in page.trade_offs(found, page.complete(found))] == [
+        "forgetting (max)",
+        "device-seconds",
+    ]
+
+
 def test_importance_is_the_share_of_variance_between_groups():
     """Groups (1, 3) and (5, 7): means 2 and 6 about 4, between 2*4 + 2*4 = 16 of 9 + 1 + 1 + 9 = 20 in all."""
     assert page.explained([[1.0, 3.0], [5.0, 7.0]]) == pytest.approx(0.8)
