@@ -25,7 +25,7 @@ from clray.data.formatting import encode_answer, encode_example, encode_prompt, 
 from clray.data.packing import best_fit_decreasing
 from clray.evaluation.choice import ChoiceExample, score_choices
 from clray.models import masks
-from clray.spec.stream import Format
+from clray.spec.format import Format
 from clray.train.objective import TargetLoss, collate
 
 FORM = Format(prompt="{instruction}\n{input}\nAnswer:", overlong="truncate")

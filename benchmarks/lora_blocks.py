@@ -1,15 +1,17 @@
 """What T LoRA blocks cost, as ratios to a single PEFT LoRA and beside PEFT with T active adapters, in one run.
 
-    python benchmarks/lora_blocks.py [--blocks 1 5 15 50] [--repeats 5] [--threads 1] [--limit 60]
+    python benchmarks/lora_blocks.py [--blocks 1 5 15 50] [--repeats 5] [--threads 1] [--limit 60] [--device cuda]
 
-A random Llama of about 25 M weights, blocks of rank 8 on q_proj and v_proj, rows of 256 tokens, fp32 on the CPU:
+A random Llama, blocks of rank 8 on q_proj and v_proj. On the CPU about 25 M weights in fp32 and two rows of 256 tokens;
+on a GPU 1.1 B weights (TinyLlama's shape) in bf16 and eight rows of 512:
 
-- train: forward + backward of two rows, T - 1 blocks frozen and the last trained;
-- generate: two prompts of 256 tokens, then 32 tokens with a KV cache, all blocks frozen.
+- train: forward + backward of the rows, T - 1 blocks frozen and the last trained;
+- generate: prompts of that length, then 32 tokens with a KV cache, all blocks frozen.
 
 `sum` adds the blocks up, `attention` weighs them by the prompt (SAPT). All four take turns in each repeat, and medians
 are compared. Times are CPU seconds of the process, which neighbours on a shared machine change less than the clock on
-the wall; a measurement whose first call takes more than `--limit` seconds is left out, and says so.
+the wall, and on a GPU the wall's, once the device is done; a measurement whose first call takes more than `--limit`
+seconds is left out, and says so.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -33,7 +36,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from clray.models.blocks import BlockShape, attach
 
-ROWS, LENGTH, NEW_TOKENS, VOCABULARY = 2, 256, 32, 8192
+NEW_TOKENS = 32
 TARGETS = ("q_proj", "v_proj")
 SHAPE = BlockShape(rank=8, alpha=16.0)
 NAMES = {
@@ -44,45 +47,76 @@ NAMES = {
 }
 
 
-def base() -> LlamaForCausalLM:
-    """A Llama with grouped-query attention, always with the same random weights."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=7,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    return LlamaForCausalLM(config)
+@dataclass(frozen=True)
+class Work:
+    """Where the work is done, and how large it is."""
+
+    device: str
+    dtype: torch.dtype
+    rows: int
+    length: int
+    llama: dict[str, int]
+
+    def base(self) -> LlamaForCausalLM:
+        """A Llama with grouped-query attention, always with the same random weights."""
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            **self.llama,
+            tie_word_embeddings=True,
+            max_position_embeddings=1024,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
+            dtype=self.dtype,
+        )
+        with torch.device(self.device):
+            return LlamaForCausalLM(config).to(self.dtype)
+
+    def ids(self) -> torch.Tensor:
+        """The rows."""
+        generator = torch.Generator().manual_seed(1)
+        drawn = torch.randint(1, self.llama["vocab_size"], (self.rows, self.length), generator=generator)
+        return drawn.to(self.device)
+
+    def clock(self) -> float:
+        """CPU seconds of the process; on a GPU seconds of the wall, once it is done."""
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
 
-def stacked(blocks: int, attention: bool, trained: bool) -> Any:
+def _llama(*shape: int) -> dict[str, int]:
+    names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads"
+    return dict(zip(names.split(), shape, strict=True))
+
+
+WORK = {
+    "cpu": Work("cpu", torch.float32, 2, 256, _llama(8192, 512, 1376, 7, 8, 4)),
+    "cuda": Work("cuda", torch.bfloat16, 8, 512, _llama(32000, 2048, 5632, 22, 32, 4)),
+}
+
+
+def stacked(work: Work, blocks: int, attention: bool, trained: bool) -> Any:
     """The model with T blocks of random weights."""
-    model, old = base(), [SHAPE] * (blocks - trained)
-    tensors = {}
+    model, old = work.base(), [SHAPE] * (blocks - trained)
+    width, tensors = work.llama["hidden_size"], {}
     for path, module in model.named_modules():
         if path.endswith(TARGETS) and old:
             tensors[f"{path}.A"] = torch.randn(8 * len(old), module.in_features) * 0.02
             tensors[f"{path}.B"] = torch.randn(module.out_features, 8 * len(old)) * 0.02
     if attention and old:
-        tensors["attention.keys"] = torch.randn(len(old), 512)
-        tensors |= {"attention.down": torch.randn(100, 512), "attention.up": torch.randn(512, 100)}
-        tensors |= {"attention.norm_weight": torch.ones(512), "attention.norm_bias": torch.zeros(512)}
+        tensors["attention.keys"] = torch.randn(len(old), width)
+        tensors |= {"attention.down": torch.randn(100, width), "attention.up": torch.randn(width, 100)}
+        tensors |= {"attention.norm_weight": torch.ones(width), "attention.norm_bias": torch.zeros(width)}
     attach(model, TARGETS, old, SHAPE if trained else None, tensors, attention=attention)
-    return model
+    return model.to(work.device)
 
 
-def adapters(blocks: int, trained: bool) -> Any:
+def adapters(work: Work, blocks: int, trained: bool) -> Any:
     """PEFT's model with T active adapters, of which at most the last is trained."""
     config = LoraConfig(r=8, lora_alpha=16, target_modules=list(TARGETS))
-    model = get_peft_model(base(), config, adapter_name="a0")
+    model = get_peft_model(work.base(), config, adapter_name="a0")
     for number in range(1, blocks):
         model.add_adapter(f"a{number}", config)
     model.base_model.set_adapter([f"a{number}" for number in range(blocks)])
@@ -106,15 +140,15 @@ def generate(model: Any, ids: torch.Tensor) -> None:
         model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
 
 
-def measured(calls: dict[str, Callable[[], None]], repeats: int, limit: float) -> dict[str, float | None]:
-    """Median CPU seconds of each call, taking turns; None for one whose first call is beyond the limit."""
+def measured(work: Work, calls: dict[str, Callable[[], None]], repeats: int, limit: float) -> dict[str, float | None]:
+    """Median seconds of each call, taking turns; None for one whose first call is beyond the limit."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     left = dict(calls)
     for turn in range(repeats + 1):
         for name, call in list(left.items()):
-            started = time.process_time()
+            started = work.clock()
             call()
-            seconds = time.process_time() - started
+            seconds = work.clock() - started
             if turn == 0 and seconds > limit:
                 del left[name]
             elif turn:
@@ -122,17 +156,16 @@ def measured(calls: dict[str, Callable[[], None]], repeats: int, limit: float) -
     return {name: statistics.median(found) if found else None for name, found in times.items()}
 
 
-def compared(kind: str, blocks: int, repeats: int, limit: float) -> dict[str, float | None]:
-    """Median CPU seconds of the four at T blocks."""
+def compared(work: Work, kind: str, blocks: int, repeats: int, limit: float) -> dict[str, float | None]:
+    """Median seconds of the four at T blocks."""
     trained, act = kind == "train", train if kind == "train" else generate
     models = {
-        "single": adapters(1, trained),
-        "sum": stacked(blocks, False, trained),
-        "attention": stacked(blocks, True, trained),
-        "peft": adapters(blocks, trained),
+        "single": adapters(work, 1, trained),
+        "sum": stacked(work, blocks, False, trained),
+        "attention": stacked(work, blocks, True, trained),
+        "peft": adapters(work, blocks, trained),
     }
-    ids = torch.randint(1, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
-    found = measured({name: partial(act, model, ids) for name, model in models.items()}, repeats, limit)
+    found = measured(work, {name: partial(act, model, work.ids()) for name, model in models.items()}, repeats, limit)
     del models
     gc.collect()
     return found
@@ -149,26 +182,30 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 5, 15, 50])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=60.0, help="CPU seconds of one call")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds of one call")
+    parser.add_argument("--device", choices=sorted(WORK), default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    size = sum(p.numel() for p in base().parameters()) / 1e6
+    work = WORK[given.device]
+    size = sum(p.numel() for p in work.base().parameters()) / 1e6
+    where = torch.cuda.get_device_name() if given.device == "cuda" else f"{given.threads} thread(s)"
     load = os.getloadavg()[0]
     print(
-        f"{os.cpu_count()} cores ({platform.machine()}, shared, load {load:.1f} at the start), {given.threads} "
-        f"thread(s), torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, "
-        f"{datetime.now(UTC):%Y-%m-%d}. Llama of {size:.1f} M weights, fp32, {ROWS} rows of {LENGTH} tokens, rank "
-        f"{SHAPE.rank} on {' and '.join(TARGETS)}; medians of {given.repeats}, CPU seconds.\n"
+        f"{os.cpu_count()} cores ({platform.machine()}, shared, load {load:.1f} at the start), {where}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, "
+        f"{datetime.now(UTC):%Y-%m-%d}. Llama of {size:.1f} M weights, {work.dtype}, {work.rows} rows of "
+        f"{work.length} tokens, rank {SHAPE.rank} on {' and '.join(TARGETS)}; medians of {given.repeats}, "
+        f"{'CPU seconds' if given.device == 'cpu' else 'seconds'}.\n"
     )
     others = [name for name in NAMES if name != "single"]
     print("| what | T | " + " | ".join([NAMES["single"], *(NAMES[name] for name in others)]) + " |")
     print("|---|---|" + "---|" * len(NAMES))
     for kind, title in (("train", "forward + backward"), ("generate", f"prompt + {NEW_TOKENS} tokens, KV cache")):
         for blocks in given.blocks:
-            found = compared(kind, blocks, given.repeats, given.limit)
+            found = compared(work, kind, blocks, given.repeats, given.limit)
             single = found["single"]
             ratios = [cell(found[name], single, given.limit) for name in others]
-            first = f"{single:.2f} s" if single else cell(None, None, given.limit)
+            first = f"{single:.3g} s" if single else cell(None, None, given.limit)
             print(f"| {title} | {blocks} | {first} | " + " | ".join(ratios) + " |", flush=True)
     print(f"\nLoad at the end: {os.getloadavg()[0]:.1f}.")
 

@@ -19,7 +19,8 @@ def by_two(order: StageOrder, folder: Path) -> dict[str, Any]:
     (folder / "order.json").write_text(json.dumps(dataclasses.asdict(order)))
     script, result = Path(__file__).parent / "train" / "rank.py", folder / "result.json"
     how = [str(folder / "group"), str(folder / "order.json"), str(result)]
-    env = {**os.environ, "PYTHONPATH": str(Path(clray.__file__).parents[1])}
+    paths = [str(Path(clray.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "DS_ACCELERATOR": "cpu"}
     ranks = [subprocess.Popen([sys.executable, str(script), str(rank), "2", *how], env=env) for rank in range(2)]
     assert [rank.wait(300) for rank in ranks] == [0, 0]
     return json.loads(result.read_text())

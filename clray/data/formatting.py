@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clray.errors import DataError
-from clray.spec.stream import Format
+from clray.spec.format import Format
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,10 @@ def fit_prompt(prompt: list[int], answer: int, limit: int, form: Format, place: 
     if form.overlong == "skip":
         return None
     if form.overlong == "error" or room < 8:
+        mend = "skip" if room < 8 else "truncate or skip"
         raise DataError(
             f"{place}: the prompt ({len(prompt)} tokens) leaves no room for its answer ({answer} tokens) in "
-            f"{limit} tokens; raise sequence_length, or set format.overlong to truncate or skip"
+            f"{limit} tokens; raise sequence_length, or set format.overlong to {mend}"
         )
     return without_middle(prompt, room)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from clray.data import formatting
 from clray.errors import DataError
-from clray.spec.stream import Format
+from clray.spec.format import Format
 
 LEAST_PROMPT = 8
 """Tokens of the prompt that must remain where it is cut."""
@@ -103,10 +103,11 @@ def encode(
         if form.overlong == "skip":
             return None
         if form.overlong == "error" or room < LEAST_PROMPT:
+            mend = "skip" if room < LEAST_PROMPT else "truncate or skip"
             raise DataError(
                 f"{place}: the pair takes {2 * len(prompt) + len(chosen) + len(rejected)} tokens (twice its prompt of "
                 f"{len(prompt)}, answers of {len(chosen)} and {len(rejected)}), which stand in one sequence of "
-                f"{limit}; raise sequence_length, or set format.overlong to truncate or skip"
+                f"{limit}; raise sequence_length, or set format.overlong to {mend}"
             )
         prompt = formatting.without_middle(prompt, room)
     both = [prompt, chosen, prompt, rejected]

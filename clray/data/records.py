@@ -19,8 +19,8 @@ from clray.data.sources import Opened, Unit, open_source, read_unit
 from clray.errors import DataError
 from clray.lineage.key import digest
 from clray.lineage.store import Store
+from clray.spec.format import Format
 from clray.spec.source import Source
-from clray.spec.stream import Format
 
 VERSION = 2
 FIELDS = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clray.data.wording import contains
-from clray.spec.stream import Task
+from clray.spec.task import Task
 
 APOSTROPHES = str.maketrans("’‘ʼ", "'''")
 

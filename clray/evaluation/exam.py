@@ -22,7 +22,7 @@ from clray.evaluation.judging import judge
 from clray.evaluation.sampling import Sampling
 from clray.lineage.key import digest
 from clray.spec.endpoint import identity
-from clray.spec.stream import Format
+from clray.spec.format import Format
 
 VERSION = 1
 DISTRACTORS = 0

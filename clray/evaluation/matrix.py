@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clray.spec.stream import LOWER_IS_BETTER
+from clray.spec.task import LOWER_IS_BETTER
 
 Cell = float | None
 GENERAL = "general"

@@ -15,7 +15,7 @@ from clray.errors import ModelError
 from clray.evaluation.batching import scoring
 from clray.evaluation.generate import end_tokens, generating_under, write
 from clray.lineage.key import digest
-from clray.spec.stream import Format
+from clray.spec.format import Format
 
 AT_ONCE = 32
 """Samples written together. Their draw depends on it, so it is no setting."""

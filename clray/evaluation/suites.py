@@ -26,7 +26,7 @@ from clray.errors import DataError, UserError
 from clray.evaluation import suite_files
 from clray.evaluation.suite_scoring import SuiteExample
 from clray.lineage.key import digest
-from clray.spec.stream import LOWER_IS_BETTER, Task
+from clray.spec.task import LOWER_IS_BETTER, Task
 
 VERSION = 1
 FEWSHOT_SEED = 1234

@@ -18,7 +18,8 @@ from clray.evaluation.suite_scoring import SuiteExample
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.spec.endpoint import identity
-from clray.spec.stream import Format, Task
+from clray.spec.format import Format
+from clray.spec.task import Task
 
 VERSION = 1
 EXAMPLES = {

@@ -20,7 +20,7 @@ from statistics import linear_regression, quantiles
 from typing import Any
 
 from clray.evaluation.matrix import Cell, ScoreMatrix
-from clray.spec.stream import LOWER_IS_BETTER
+from clray.spec.task import LOWER_IS_BETTER
 
 COLUMNS = ("zs", "dapt", "cpt", "lc", "fg")
 

@@ -25,8 +25,8 @@ from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.mining.building import KINDS, Asked, build
 from clray.mining.leak import HeldOut
+from clray.spec.format import Format
 from clray.spec.source import Source
-from clray.spec.stream import Format
 
 Watch = Callable[[int, int], None]
 """Is told the finished and all parts of an exam."""

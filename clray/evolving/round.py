@@ -13,7 +13,8 @@ from clray.instructions.kept import keep_model
 from clray.lineage.key import digest
 from clray.lineage.store import Store
 from clray.spec.evolve import Round
-from clray.spec.stream import Evaluation, Format, Stream
+from clray.spec.format import Format
+from clray.spec.stream import Evaluation, Stream
 
 VERSION = 1
 READING = frozenset({"none", "cpt_only", "random_documents"})

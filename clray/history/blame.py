@@ -11,7 +11,7 @@ from clray.history.archive import Archive
 from clray.history.diff import results_of
 from clray.history.paired import Difference, difference
 from clray.lineage.generation import Generation
-from clray.spec.stream import LOWER_IS_BETTER
+from clray.spec.task import LOWER_IS_BETTER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from clray.history.paired import Difference, difference
 from clray.lineage.finding import ancestry
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
-from clray.spec.stream import METRICS
+from clray.spec.task import METRICS
 
 FLIPS = 3
 

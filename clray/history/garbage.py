@@ -15,7 +15,7 @@ from clray.lineage.catalogue import Entry
 from clray.lineage.clock import now
 from clray.lineage.store import Store
 from clray.lineage.verdicts import REJECTED
-from clray.spec.stream import LOWER_IS_BETTER
+from clray.spec.task import LOWER_IS_BETTER
 
 FOLDERS = ("weights", "optimiser", "ewc")
 

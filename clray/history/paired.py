@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clray.evaluation.outcomes import EXPONENTIAL
-from clray.spec.stream import LOWER_IS_BETTER
+from clray.spec.task import LOWER_IS_BETTER
 
 DRAWS = 2000
 LEVEL = 0.95

@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from clray.lineage import collected, verdicts
 from clray.lineage.store import Store, cache_folder
-from clray.spec.stream import METRICS
+from clray.spec.task import METRICS
 
 VERSION = 3
 SETTLED_SECONDS = 2.0

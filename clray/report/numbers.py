@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from clray.spec.stream import LOWER_IS_BETTER
+from clray.spec.task import LOWER_IS_BETTER
 
 NOTHING = "–"
 THIN = "\u202f"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from clray.errors import SpecError
 from clray.evaluation.metrics import AGAINST_SINGLE, DIFFERENCES, LEVELS
 from clray.spec.expression import Expression, NoValue, constraint
-from clray.spec.stream import LOWER_IS_BETTER
 from clray.spec.sweep import Sweep
+from clray.spec.task import LOWER_IS_BETTER
 
 COSTS = ("tokens", "device_seconds", "flops")
 Metrics = Mapping[str, Mapping[str, float]]

@@ -1,8 +1,10 @@
-"""The base of every specification."""
+"""The base of every specification, and what a name looks like."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 
 class Strict(BaseModel):

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from clray.spec.expression import Expression, constraint, expression
-from clray.spec.stream import NAME, Stream, Task
-from clray.spec.strict import Strict
+from clray.spec.stream import Stream
+from clray.spec.strict import NAME, Strict
+from clray.spec.task import Task
 
 FIXED = re.compile(
     r"^(name|description|storage|tracking|evaluation|tasks|controls|grid|experts|compute(?!\.precision$))"

@@ -4,7 +4,7 @@ import pytest
 
 from clray.data import formatting
 from clray.errors import DataError
-from clray.spec.stream import Format
+from clray.spec.format import Format
 
 RECORD = {"instruction": "red green blue", "input": "one two", "output": "sun"}
 CHATML = (
@@ -37,6 +37,8 @@ def test_overlong_examples_are_refused_cut_or_left_out(tokenizer):
     with pytest.raises(DataError, match=r"f:3: the prompt .* leaves no room for its answer .* in 40 tokens; raise"):
         formatting.encode_example(tokenizer, long, Format(), 40, "f:3")
     assert formatting.encode_example(tokenizer, long, Format(overlong="skip"), 40, "f:3") is None
+    with pytest.raises(DataError, match=r"set format\.overlong to skip$"):
+        formatting.encode_example(tokenizer, {**long, "output": "sun " * 40}, Format(overlong="truncate"), 40, "f:3")
     cut = formatting.encode_example(tokenizer, long, Format(overlong="truncate"), 40, "f:3")
     assert len(cut.ids) == 40
     assert tokenizer.decode(cut.ids).endswith("Answer: sun<|endoftext|>") and "red green" in tokenizer.decode(cut.ids)

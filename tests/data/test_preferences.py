@@ -11,8 +11,8 @@ from clray.data.manifest import read_parts
 from clray.errors import DataError
 from clray.lineage.store import Store
 from clray.replay.draw import draw
+from clray.spec.format import Format
 from clray.spec.source import Source
-from clray.spec.stream import Format
 from texts import texts, write_lines
 
 CHATML = (

@@ -12,8 +12,8 @@ from clray.data.manifest import Manifest, read_parts
 from clray.errors import DataError
 from clray.lineage.store import Store
 from clray.replay.draw import draw
+from clray.spec.format import Format
 from clray.spec.source import Source
-from clray.spec.stream import Format
 from texts import write_lines
 
 pytestmark = pytest.mark.ray

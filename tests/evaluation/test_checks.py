@@ -4,7 +4,7 @@ import pytest
 
 from clray.evaluation.checks import checked, keeps_format, refuses
 from clray.evaluation.outcomes import aggregate
-from clray.spec.stream import REFUSALS, Task
+from clray.spec.task import REFUSALS, Task
 
 
 def task(**settings):

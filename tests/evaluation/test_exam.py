@@ -25,7 +25,7 @@ from clray.lineage.generation import Generation
 from clray.lineage.store import Store
 from clray.spec import loading
 from clray.spec.endpoint import Judge
-from clray.spec.stream import Format
+from clray.spec.format import Format
 
 FORM = Format(prompt="{instruction} w9 {input} w8", answer="{output}")
 

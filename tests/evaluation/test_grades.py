@@ -15,7 +15,8 @@ from clray.evaluation.grades import Answer, check, grades, judged
 from clray.evaluation.tasks import TaskSpec, graded
 from clray.lineage.store import Store
 from clray.spec.endpoint import Judge
-from clray.spec.stream import Format, Task
+from clray.spec.format import Format
+from clray.spec.task import Task
 
 KEY = "sk-secret-0123456789"
 ANSWERS = [

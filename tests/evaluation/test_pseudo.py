@@ -6,7 +6,7 @@ import torch
 from clray.data.formatting import encode_question, question
 from clray.errors import ModelError
 from clray.evaluation.pseudo import AT_ONCE, PseudoSpec, as_prompts, record, write_samples
-from clray.spec.stream import Format
+from clray.spec.format import Format
 
 ROWS = [{"instruction": "w50 w51", "input": f"w{n} w70"} for n in (40, 41, 42)]
 

@@ -13,7 +13,7 @@ from clray.errors import DataError
 from clray.evaluation import suites
 from clray.evaluation.outcomes import aggregate
 from clray.evaluation.suite_scoring import respond
-from clray.spec.stream import Task
+from clray.spec.task import Task
 from suite_folder import write_folder
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is absent: pip install 'clray[suites]'")

@@ -5,7 +5,7 @@ import pytest
 from clray.errors import SpecError
 from clray.spec import loading
 from clray.spec.recipe import resolve
-from clray.spec.stream import LOWER_IS_BETTER, METRICS
+from clray.spec.task import LOWER_IS_BETTER, METRICS
 
 STREAM = """
 name: aligned

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from clray.spec.stream import Task
+from clray.spec.task import Task
 
 
 def test_a_suite_brings_its_own_examples_and_is_scored_by_acc():

@@ -1,7 +1,11 @@
-"""A prepared stage on a tiny model, and a process group of one, so that the loop runs without Ray."""
+"""A prepared stage on a tiny model, and a process group of one, so that the loop runs without Ray.
+
+`CLRAY_TEST_DEVICE=cuda DS_ACCELERATOR=cuda pytest tests/train` trains on a GPU what is compared with the CPU otherwise.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -19,11 +23,14 @@ from texts import texts, write_lines
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory):
-    """A gloo process group of one rank."""
+    """A process group of one rank: gloo, or NCCL on a GPU."""
+    device = torch.device(os.environ.get("CLRAY_TEST_DEVICE", "cpu"))
     if not torch.distributed.is_initialized():
         store = f"file://{tmp_path_factory.mktemp('group')}/store"
-        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    return Context(rank=0, world=1, device=torch.device("cpu"), report=lambda progress: None)
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", init_method=store, rank=0, world_size=1
+        )
+    return Context(rank=0, world=1, device=device, report=lambda progress: None)
 
 
 @pytest.fixture(scope="session")
