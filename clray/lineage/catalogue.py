@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyarrow import fs
+from pydantic_core import from_json
 
 from clray.lineage import collected, verdicts
 from clray.lineage.store import Store, cache_folder
@@ -64,7 +65,7 @@ def entries(store: Store) -> list[Entry]:
     place = cache_folder() / "lineage" / f"{hashlib.sha256(store.root.encode()).hexdigest()[:16]}.json"
     known: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
-        read = json.loads(place.read_bytes())
+        read = from_json(place.read_bytes())
         known = read["entries"] if read["version"] == VERSION else {}
     found, settled, changed = {}, {}, False
     gone, now = collected.all_of(store), time.time_ns()

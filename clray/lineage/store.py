@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
+from pydantic_core import from_json
 
 from clray.errors import StorageError
 from clray.lineage.generation import Generation
@@ -141,7 +142,7 @@ class Store:
         if not self.local and not self.exists(relative):
             return None
         try:
-            return json.loads(self.read_bytes(relative))
+            return from_json(self.read_bytes(relative))
         except FileNotFoundError:
             return None
         except OSError:
