@@ -8,6 +8,9 @@ from typing import Any
 from clray.errors import DataError
 from clray.spec.format import Format
 
+LEAST_PROMPT = 8
+"""Tokens of a prompt that must remain where it is cut."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -118,20 +121,24 @@ def fit_prompt(prompt: list[int], answer: int, limit: int, form: Format, place: 
     """The prompt cut so that `answer` more tokens fit into `limit`; None where the example is left out.
 
     `overlong: truncate` cuts the middle out: instructions stand at the start, the call for the answer at
-    the end. At least 8 tokens of prompt must remain.
+    the end. At least LEAST_PROMPT tokens of prompt must remain.
     """
     room = limit - answer
     if len(prompt) <= room:
         return prompt
     if form.overlong == "skip":
         return None
-    if form.overlong == "error" or room < 8:
-        mend = "skip" if room < 8 else "truncate or skip"
+    if form.overlong == "error" or room < LEAST_PROMPT:
         raise DataError(
             f"{place}: the prompt ({len(prompt)} tokens) leaves no room for its answer ({answer} tokens) in "
-            f"{limit} tokens; raise sequence_length, or set format.overlong to {mend}"
+            f"{limit} tokens; {overlong_remedy(room)}"
         )
     return without_middle(prompt, room)
+
+
+def overlong_remedy(room: int) -> str:
+    """What to do about an example that is too long, where `room` tokens are left for its prompt: cutting needs some."""
+    return f"raise sequence_length, or set format.overlong to {'skip' if room < LEAST_PROMPT else 'truncate or skip'}"
 
 
 def without_middle(ids: list[int], size: int) -> list[int]:

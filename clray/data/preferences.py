@@ -8,9 +8,6 @@ from clray.data import formatting
 from clray.errors import DataError
 from clray.spec.format import Format
 
-LEAST_PROMPT = 8
-"""Tokens of the prompt that must remain where it is cut."""
-
 Messages = list[dict[str, str]]
 
 
@@ -102,12 +99,11 @@ def encode(
     if len(prompt) > room:
         if form.overlong == "skip":
             return None
-        if form.overlong == "error" or room < LEAST_PROMPT:
-            mend = "skip" if room < LEAST_PROMPT else "truncate or skip"
+        if form.overlong == "error" or room < formatting.LEAST_PROMPT:
             raise DataError(
                 f"{place}: the pair takes {2 * len(prompt) + len(chosen) + len(rejected)} tokens (twice its prompt of "
                 f"{len(prompt)}, answers of {len(chosen)} and {len(rejected)}), which stand in one sequence of "
-                f"{limit}; raise sequence_length, or set format.overlong to {mend}"
+                f"{limit}; {formatting.overlong_remedy(room)}"
             )
         prompt = formatting.without_middle(prompt, room)
     both = [prompt, chosen, prompt, rejected]
