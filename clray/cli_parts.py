@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_json
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
@@ -32,5 +32,5 @@ def quiet_stdout(wanted: bool) -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """Prints the value as readable JSON."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    """Prints the value as readable JSON; what is no number (NaN) is null."""
+    typer.echo(to_json(value, indent=1).decode())

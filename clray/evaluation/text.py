@@ -5,12 +5,15 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import regex
-from rouge_score.rouge_scorer import RougeScorer
 
 from clray.data.scripts import BY_CHARACTER
 from clray.data.wording import normalised
+
+if TYPE_CHECKING:  # it loads NLTK and SciPy's statistics
+    from rouge_score.rouge_scorer import RougeScorer
 
 TOKEN = regex.compile(rf"[{BY_CHARACTER}]\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}]--[{BY_CHARACTER}]]+", regex.VERSION1)
 
@@ -44,6 +47,8 @@ class AnyScript:
 
 @cache
 def _scorer() -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(["rougeL"], tokenizer=AnyScript())
 
 

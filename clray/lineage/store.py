@@ -69,18 +69,16 @@ class Store:
                 f"storage '{root}' cannot be opened: {error}. Give a folder, or an s3:// or gs:// URI "
                 "whose credentials are in the environment."
             ) from error
+        self.local = isinstance(self.fs, fs.LocalFileSystem)
+        """Whether the store is a folder of this machine (or a network disk mounted on it)."""
+        self._below = f"{self.base.rstrip('/')}/"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.root,)
 
-    @property
-    def local(self) -> bool:
-        """Whether the store is a folder of this machine (or a network disk mounted on it)."""
-        return isinstance(self.fs, fs.LocalFileSystem)
-
     def path(self, relative: str) -> str:
         """`relative` as the file system of the store names it."""
-        return f"{self.base.rstrip('/')}/{relative}"
+        return self._below + relative
 
     def uri(self, relative: str) -> str:
         """`relative` as a URI without credentials, for records and people."""
