@@ -28,7 +28,8 @@ from pathlib import Path
 
 VALUES = {
     "home": "Paris London Rome Tokyo Cairo Berlin Madrid Oslo Vienna Dublin Moscow Delhi Lima Boston Chicago Texas",
-    "job": "baker doctor teacher farmer painter singer driver sailor nurse cook writer builder dancer hunter judge maid",
+    "job": "baker doctor teacher farmer painter singer driver sailor nurse cook writer builder dancer hunter judge "
+    "maid",
     "animal": "dog cat horse cow pig duck frog rabbit bird fish bear mouse sheep goat fox turtle",
     "dish": "cake bread soup rice cheese pizza pie jam honey eggs corn beans nuts salad cookies apples",
     "colour": "red blue green yellow pink purple orange brown black white gray gold silver tan lime navy",
