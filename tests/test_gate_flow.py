@@ -1,6 +1,7 @@
 """The conductor at a gate, with training and measuring made up: who is asked, who becomes a parent, what is kept."""
 
 import pytest
+from planning import three_stages
 from watchers import Quiet
 
 from clray import conductor
@@ -10,7 +11,6 @@ from clray.lineage.generation import Generation
 from clray.outcome import line_outcome
 from clray.planner import make_plan
 from clray.spec import loading
-from texts import texts, write_lines
 
 
 class Ledgerless:
@@ -26,29 +26,20 @@ class Ledgerless:
         self.judged.append((line.name, planned.stage.name, str(verdict.decision)))
 
 
+GATED = """
+method: {replay: {kind: random, share: 0.1}}
+gate: {max_forgetting: 0.1, on_fail: raise_replay}
+controls:
+  rejecting: {gate: {max_forgetting: 0.1}}
+  ending: {gate: {max_forgetting: 0.1, on_fail: stop}}
+  hopeless: {gate: {max_forgetting: 0.0, on_fail: raise_replay, retries: 1}}
+"""
+
+
 @pytest.fixture
 def stream(tiny_model, tmp_path):
     """Three stages; the second one forgets the first by 0.4 bits per byte, and by less the more it replays."""
-    for seed, name in enumerate("xyz"):
-        write_lines(tmp_path / f"{name}.jsonl", [{"text": t} for t in texts(5, seed=seed)])
-    stages = "\n".join(f"  - {{name: {n}, kind: pretrain, data: {tmp_path}/{n}.jsonl}}" for n in "xyz")
-    tasks = "\n".join(f"  - {{name: {n}, scorer: perplexity, data: {tmp_path}/{n}.jsonl}}" for n in "xyz")
-    return loading.loads(f"""
-name: gated
-model: {{base: {tiny_model}}}
-storage: {tmp_path}/store
-sequence_length: 64
-method: {{replay: {{kind: random, share: 0.1}}}}
-gate: {{max_forgetting: 0.1, on_fail: raise_replay}}
-stages:
-{stages}
-tasks:
-{tasks}
-controls:
-  rejecting: {{gate: {{max_forgetting: 0.1}}}}
-  ending: {{gate: {{max_forgetting: 0.1, on_fail: stop}}}}
-  hopeless: {{gate: {{max_forgetting: 0.0, on_fail: raise_replay, retries: 1}}}}
-""")
+    return three_stages(tiny_model, tmp_path, GATED, tasks="xyz")
 
 
 def built(plan, line, planned, session, watch):

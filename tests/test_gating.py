@@ -1,15 +1,14 @@
 """The planner follows verdicts: who becomes a parent, which tries there are, what they replay."""
 
 import pytest
+from planning import plan_of, three_stages
 
 from clray import gating
 from clray.errors import SpecError
 from clray.lineage import verdicts
 from clray.lineage.gate import Decision, Verdict
-from clray.planner import make_plan
 from clray.spec import loading
 from clray.spec.recipe import resolve
-from texts import texts, write_lines
 
 RAISING = "gate={max_forgetting: 0.1, on_fail: raise_replay}"
 
@@ -17,26 +16,8 @@ RAISING = "gate={max_forgetting: 0.1, on_fail: raise_replay}"
 @pytest.fixture
 def stream(tiny_model, tmp_path):
     """Three stages of plain text, each with its task, and a probe."""
-    for seed, name in enumerate("xyzp"):
-        write_lines(tmp_path / f"{name}.jsonl", [{"text": t} for t in texts(5, seed=seed)])
-    stages = "\n".join(f"  - {{name: {n}, kind: pretrain, data: {tmp_path}/{n}.jsonl}}" for n in "xyz")
-    tasks = "\n".join(f"  - {{name: {n}, scorer: perplexity, data: {tmp_path}/{n}.jsonl}}" for n in "xyzp")
-    return loading.loads(f"""
-name: gated
-model: {{base: {tiny_model}}}
-storage: {tmp_path}/store
-sequence_length: 64
-method: {{replay: {{kind: random, share: 0.1}}}}
-gate: {{max_forgetting: 0.1, max_delta_general: 0.2}}
-stages:
-{stages}
-tasks:
-{tasks}
-""")
-
-
-def plan_of(stream, *overrides):
-    return make_plan(loading.loads(loading.to_yaml(stream), overrides))
+    gated = "method: {replay: {kind: random, share: 0.1}}\ngate: {max_forgetting: 0.1, max_delta_general: 0.2}"
+    return three_stages(tiny_model, tmp_path, gated, tasks="xyzp")
 
 
 def say(plan, planned, decision):

@@ -1,11 +1,7 @@
 """What is to hold a stage is checked when it is planned: no worker, no Ray, nothing spent."""
 
 import pytest
-
-from clray.errors import SpecError
-from clray.planner import make_plan
-from clray.spec import loading
-from texts import texts, write_lines
+from planning import complaint, plan_of, three_stages
 
 REPLAY = "method.replay={kind: random, share: 0.5}"
 
@@ -13,27 +9,7 @@ REPLAY = "method.replay={kind: random, share: 0.5}"
 @pytest.fixture
 def stream(tiny_model, tmp_path):
     """Three stages of plain text on a model of two layers."""
-    for seed, name in enumerate("xyz"):
-        write_lines(tmp_path / f"{name}.jsonl", [{"text": t} for t in texts(5, seed=seed)])
-    stages = "\n".join(f"  - {{name: {n}, kind: pretrain, data: {tmp_path}/{n}.jsonl}}" for n in "xyz")
-    return loading.loads(f"""
-name: held
-model: {{base: {tiny_model}}}
-storage: {tmp_path}/store
-sequence_length: 64
-stages:
-{stages}
-""")
-
-
-def plan_of(stream, *overrides):
-    return make_plan(loading.loads(loading.to_yaml(stream), overrides))
-
-
-def complaint(stream, *overrides):
-    with pytest.raises(SpecError) as found:
-        plan_of(stream, *overrides)
-    return str(found.value)
+    return three_stages(tiny_model, tmp_path)
 
 
 def held(kind, **more):
