@@ -214,7 +214,7 @@ def refer(plan: Plan, planned: PlannedStage, prepared: PreparedStage, session: S
 def judge(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Line:
     """Examines what a round of an evolve stage made; the line without its further rounds, where the stage ends here."""
     asked = planned.round
-    if asked is None or line.role != "chain" or asked.round.half == "cpt":
+    if asked is None or line.role != "chain" or not asked.round.is_judged:
         return line
     stop = asked.round.stop
     judgement = judging.judgement_of(planned.key, plan.store, stop, asked.exam.digest)

@@ -74,9 +74,10 @@ class Line:
         return [self.base.generation.key, *(stage.key for stage in self.stages)]
 
     def rounds_before(self, planned: PlannedStage) -> list[PlannedStage]:
-        """The earlier rounds of the same evolve stage."""
+        """The earlier rounds of the same evolve stage, as far as they are judged."""
         of = planned.round.round.of if planned.round else None
-        return [one for one in self.stages[: planned.index - 1] if one.round and one.round.round.of == of]
+        rounds = [(one, one.round.round) for one in self.stages[: planned.index - 1] if one.round]
+        return [one for one, asked in rounds if asked.of == of and asked.is_judged]
 
     def learned_at(self, task: str) -> int | None:
         """Row of the generation that teaches the task; None for a probe. Where the stage that would teach it was

@@ -134,7 +134,7 @@ def plan_line(name: str, stream: Stream, store: Store) -> Line:
             waiting = gating.after(verdict.decision, stage, attempt, waiting)
             continue
         stages.append(planned)
-        judged = judging.judgement_of(key, store, round_.stop) if round_ else None
+        judged = judging.judgement_of(key, store, round_.stop) if round_ and round_.is_judged else None
         ended = round_.of if round_ and judged and judged["stop"] else ended
         parent, parent_stage, shape = key, asked.resolved, grown
     return Line(name=name, stream=stream, base=base, stages=tuple(stages), rejected=tuple(rejected))

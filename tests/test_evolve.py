@@ -196,6 +196,19 @@ def test_cpt_then_cit_learns_both_halves_from_one_exam(outcome):
     assert first["examined"] == second["examined"] and first["set"] != second["set"]
 
 
+def test_the_first_half_of_a_round_is_not_judged(outcome, stream):
+    """Not even where another line has made it as a round of its own, and ended there."""
+    halves = ["controls={}", "stages.facts.evolve.control=cpt_then_cit"]
+    rule = ["stages.facts.evolve.stop={flips: 0.0, delta: 1.0}"]
+    two, store = loading.loads(loading.to_yaml(stream), [*halves, *rule]), outcome.plan.store
+    place = f"evolved/{make_plan(two).lines[0].stages[1].key}.json"
+    store.write_json(place, store.read_json(f"evolved/{outcome.lines[4].generations[-1].key}.json"))
+    line = make_plan(two).lines[0]
+    store.fs.delete_file(store.path(place))
+    assert [one.stage.name for one in line.stages[1:]] == ["facts.1.cpt", "facts.1.cit", "facts.2.cpt", "facts.2.cit"]
+    assert [one.stage.name for one in line.rounds_before(line.stages[4])] == ["facts.1.cit"]
+
+
 def test_a_stage_ends_before_its_rounds_where_too_much_turned_wrong_or_nothing_is_gained(outcome, stream):
     made = [made.stage_name for made in outcome.lines[4].generations]
     assert made in (["base", "text", "facts.1"], ["base", "text", "facts.1", "facts.2"])

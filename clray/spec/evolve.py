@@ -163,3 +163,8 @@ class Round(Evolve):
     of: str
     number: int
     half: Literal["", "cpt", "cit"] = ""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether what it made is examined: the first half of a round is not, the second one is about both."""
+        return self.half != "cpt"
