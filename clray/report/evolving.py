@@ -252,10 +252,10 @@ def _row(one: Round, rounds: list[Round], side: str) -> Row:
     here, asked = one.told["change"][side], one.told["questions"]
     likelihood, written = here["likelihood"], here["written"]
     halves = sum(1 for other in rounds if (other.line.number, other.number) == (one.line.number, one.number))
-    control = one.told["control"]
+    control = "" if one.told["control"] in ("none", one.line.name) else one.told["control"]
     return Row(
         line=one.line,
-        note=one.name if halves > 1 else "" if control in ("none", one.line.name) else control,
+        note=one.name if halves > 1 or one.name.endswith(".cit") else control,
         questions=whole(here["questions"]),
         kinds=[whole(asked.get(kind)) for kind in KINDS],
         likelihood=(span(likelihood["before"], likelihood["after"]), gained([one], side, "likelihood")),
