@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 VALUES = {
@@ -53,7 +54,7 @@ SYLLABLES = "ba ko ri ne mu ta lo vi sha der fen gol hap jin kel lam nor pex qui
 INSTRUCTION = "Answer the question."
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the files of the world."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=300, help="people in the knowledge that nobody asks about")
     parser.add_argument("--documents", type=int, default=3, help="documents of each of them")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     chance = random.Random(asked.seed)
     people = everybody(asked.known + asked.new + asked.others, chance)
     known, new = people[: asked.known], people[asked.known : asked.known + asked.new]
