@@ -9,6 +9,7 @@ from typing import Protocol
 
 from clray import gating, recording
 from clray.data.manifest import Manifest
+from clray.errors import NothingToLearn
 from clray.evaluation import tasks as examples
 from clray.evolving import judging, mining
 from clray.lineage import collected, lease, verdicts
@@ -97,6 +98,7 @@ def follow(
         measure(plan, line, planned.index, session, watch)
         line = judge(plan, line, planned, session, watch)
         line = hold_to_gate(plan, line, planned, recorder, watch)
+        line = look_ahead(plan, line, planned, session, watch)
         index += planned.key in line.keys
     return line
 
@@ -250,6 +252,23 @@ def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Scribe
     onward = next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
     assert planned.key not in onward.keys, "a rejected generation is no parent"
     return onward
+
+
+def look_ahead(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Line:
+    """Mines the set of the evolve stage's next round; the line without that round, where there is nothing to learn."""
+    onward = line.round_after(planned)
+    wanted = onward.round if onward and plan.store.generation(onward.key) is None else None
+    if wanted is None or mining.mined(wanted, plan.store):
+        return line
+    session.connect()
+    session.make_room_for_scoring()
+    try:
+        mining.mine(wanted, plan.store, session.pool, watch.say, examining(planned, watch))
+    except NothingToLearn as nothing:
+        judging.end(planned.key, str(nothing), plan.store)
+        watch.say(f"{line.name} · {planned.stage.name}: no further round: {nothing}")
+        return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+    return line
 
 
 def stand_by(plan: Plan, line: Line, planned: PlannedStage, recorder: Scribe) -> None:

@@ -13,6 +13,10 @@ class DataError(UserError):
     """A source, record or example that cannot be trained or measured on."""
 
 
+class NothingToLearn(DataError):
+    """Mistakes, or knowledge to mend them with, that a round of an evolve stage looked for and did not find."""
+
+
 class ModelError(UserError):
     """A base model, tokenizer or adapter that cannot be used as asked."""
 

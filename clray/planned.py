@@ -79,6 +79,15 @@ class Line:
         rounds = [(one, one.round.round) for one in self.stages[: planned.index - 1] if one.round]
         return [one for one, asked in rounds if asked.of == of and asked.is_judged]
 
+    def round_after(self, planned: PlannedStage) -> PlannedStage | None:
+        """The round after it of the same evolve stage; None where there is none, where it is half a round, or where
+        it was rejected."""
+        onward = self.stages[planned.index] if planned.index < len(self.stages) else None
+        here, there = planned.round, onward.round if onward else None
+        if planned.key not in self.keys or not here or not there or not here.round.is_judged:
+            return None
+        return onward if here.round.of == there.round.of else None
+
     def learned_at(self, task: str) -> int | None:
         """Row of the generation that teaches the task; None for a probe. Where the stage that would teach it was
         rejected or is not come to, a row beyond the last."""

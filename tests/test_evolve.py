@@ -10,7 +10,7 @@ from watchers import Quiet
 
 from clray import conductor
 from clray.corpus import corpus_stream, mine_corpus
-from clray.errors import SpecError
+from clray.errors import NothingToLearn, SpecError
 from clray.evaluation.actors import ScoringPool
 from clray.evolving import mining
 from clray.mining.leak import HeldOut
@@ -234,6 +234,25 @@ def test_a_set_that_was_lost_is_mined_again_to_the_same_digest(stream, outcome):
     found = conductor.run(stream, Quiet())
     assert found.built == {planned.key}
     assert store.read_json(f"{planned.round.folder}/manifest.json") == before
+
+
+def test_a_stage_ends_where_its_next_round_has_nothing_to_learn(stream, outcome, monkeypatch):
+    """The third round finds nothing: the stream ends with two, and again when it is run again."""
+
+    def mine(spec, *rest, real=mining.mine):
+        if spec.round.number == 3:
+            raise NothingToLearn("nothing was found")
+        return real(spec, *rest)
+
+    monkeypatch.setattr(mining, "mine", mine)
+    three = loading.loads(loading.to_yaml(stream), ["controls={}", "stages.facts.evolve.rounds=3"])
+    first, again = Quiet(), Quiet()
+    assert not conductor.run(three, first).built
+    assert any(text.endswith("facts.2: no further round: nothing was found") for text in first.said)
+    assert not conductor.run(three, again).built and not any("no further" in text for text in again.said)
+    line = conductor.look(three).line
+    assert [made.stage_name for made in line.generations] == ["base", "text", "facts.1", "facts.2"]
+    assert outcome.plan.store.read_json(f"evolved/{line.generations[-1].key}.json")["stop"] == "nothing was found"
 
 
 def test_the_corpus_alone_is_the_set_that_a_round_trains_on(outcome, folder, tmp_path):

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from clray.evaluation.actors import ScoringPool
-from clray.evaluation.evolution import Result, compare, kind_of, should_stop
+from clray.evaluation.evolution import compare, should_stop
 from clray.evolving.mining import Watch, mined
 from clray.evolving.round import RoundSpec
 from clray.lineage.store import Store
-from clray.spec.evolve import Round, Stop
+from clray.spec.evolve import Stop
 
-VERSION = 2
+VERSION = 3
 """Of what ends a stage; a judgement by another one is made again, from the exams that are in the store."""
 
 
@@ -39,7 +39,7 @@ def judge(
         "mined": spec.digest,
         "change": found,
         "rule": _rule(stop),
-        "stop": should_stop(history, stop.delta, stop.flips) or nothing_left(spec.round, after),
+        "stop": should_stop(history, stop.delta, stop.flips),
     }
     store.write_json(f"evolved/{key}.json", judgement)
     return judgement
@@ -58,17 +58,9 @@ def _rule(stop: Stop) -> dict[str, Any]:
     return {"version": VERSION, **stop.model_dump(mode="json")}
 
 
-def nothing_left(asked: Round, after: Sequence[Result]) -> str | None:
-    """Why the set of a next round would be empty, or None: no mistake is left, or where one round in two halves or
-    `cpt_only` reads by itself, none that anything is read for."""
-    kinds = [kind_of(result, asked.mining.entropy, asked.mining.margin) for result in after if not result["heldout"]]
-    idle = {"known", "schema"} if asked.control == "cpt_only" or asked.half else {"known"}
-    if set(kinds) - idle:
-        return None
-    unread = (
-        f"; {kinds.count('schema')} lack the form alone, which is not learnt by reading" if "schema" in kinds else ""
-    )
-    return f"it knows the answers of all {len(kinds)} questions to learn from, and is sure of them{unread}"
+def end(key: str, why: str, store: Store) -> None:
+    """Writes into the judgement of the round that made generation `key` that no further round is trained."""
+    store.write_json(f"evolved/{key}.json", {**store.read_json(f"evolved/{key}.json"), "stop": why})
 
 
 def said(judgement: dict[str, Any]) -> str:

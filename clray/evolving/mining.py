@@ -14,7 +14,7 @@ from clray.data import formatting, questions, records
 from clray.data.manifest import Manifest, Part
 from clray.data.questions import Question
 from clray.data.sources import open_source
-from clray.errors import DataError
+from clray.errors import NothingToLearn
 from clray.evaluation import exam, grades
 from clray.evaluation.actors import ScoringPool
 from clray.evaluation.evolution import Kind, Result, kind_of
@@ -94,7 +94,7 @@ def guess(spec: RoundSpec, store: Store) -> Manifest:
 
 
 def mine(spec: RoundSpec, store: Store, pool: ScoringPool, say: Callable[[str], None], watch: Watch) -> dict[str, Any]:
-    """The manifest of the round's set, which is then in the store. DataError where there is nothing to learn.
+    """The manifest of the round's set, which is then in the store. NothingToLearn where it would be empty.
 
     Killed at any moment and called again, it goes on from what was asked and indexed.
     """
@@ -106,7 +106,7 @@ def mine(spec: RoundSpec, store: Store, pool: ScoringPool, say: Callable[[str], 
     kinds = {one.name: kind_of(result, settings.entropy, settings.margin) for one, result in pairs}
     mistakes = _mistakes(spec, pairs, kinds)
     if not mistakes:
-        raise DataError(
+        raise NothingToLearn(
             f"stage '{spec.round.of}': generation {spec.examined[:10]} gets none of its {len(pairs)} questions wrong "
             "and is sure of all; there is nothing to evolve from: end the stream before this stage, or give others"
         )
@@ -128,7 +128,7 @@ def mine(spec: RoundSpec, store: Store, pool: ScoringPool, say: Callable[[str], 
     fitting = _fitting(spec, built.rows)
     rows = _capped(spec, fitting)
     if not any(rows.values()):
-        raise DataError(
+        raise NothingToLearn(
             f"stage '{spec.round.of}': nothing was found in the knowledge for {len(lacking)} mistakes, so the set of "
             f"control '{spec.round.control}' is empty; take other sources of knowledge, or raise knowledge.top"
         )
