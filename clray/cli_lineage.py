@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc as collector
 import getpass
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clray.cli_parts import Json, print_json, quiet_stdout
+from clray.cli_parts import Json, print_json, quiet_stdout, uncollected
 
 app = typer.Typer()
 Storage = Annotated[str, typer.Option("--storage", help="the storage folder or URI of the streams")]
@@ -36,9 +35,9 @@ def log(storage: Storage = DEFAULT, tracking: Tracking = None, as_json: Json = F
     from clray.history.archive import Archive
     from clray.history.terminal import show_log
 
-    collector.disable()  # of a million objects none is dropped: collections are a quarter of the time
-    found = logs.log(Archive(storage, tracking))
-    print_json(found.to_dict()) if as_json else show_log(found)
+    with uncollected():
+        found = logs.log(Archive(storage, tracking))
+        print_json(found.to_dict()) if as_json else show_log(found)
 
 
 @app.command()

@@ -98,7 +98,7 @@ def follow(
         measure(plan, line, planned.index, session, watch)
         line = judge(plan, line, planned, session, watch)
         line = hold_to_gate(plan, line, planned, recorder, watch)
-        line = look_ahead(plan, line, planned, session, watch)
+        line = look_ahead(plan, line, planned, session, watch, wait)
         index += planned.key in line.keys
     return line
 
@@ -254,16 +254,18 @@ def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Scribe
     return onward
 
 
-def look_ahead(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Line:
+def look_ahead(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher, wait: bool) -> Line:
     """Mines the set of the evolve stage's next round; the line without that round, where there is nothing to learn."""
     onward = line.round_after(planned)
-    wanted = onward.round if onward and plan.store.generation(onward.key) is None else None
-    if wanted is None or mining.mined(wanted, plan.store):
+    if onward is None or onward.round is None or plan.store.generation(onward.key):
+        return line
+    if mining.mined(onward.round, plan.store):
         return line
     session.connect()
     session.make_room_for_scoring()
     try:
-        mining.mine(wanted, plan.store, session.pool, watch.say, examining(planned, watch))
+        with lease.hold(plan.store, onward.key, onward.stage.name, watch.say, wait):
+            mining.mine(onward.round, plan.store, session.pool, watch.say, examining(onward, watch))
     except NothingToLearn as nothing:
         judging.end(planned.key, str(nothing), plan.store)
         watch.say(f"{line.name} · {planned.stage.name}: no further round: {nothing}")
