@@ -230,7 +230,7 @@ def judge(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch
         watch.say(f"{line.name} · {planned.stage.name}: {judging.said(judgement)}")
     if not judgement["stop"] or planned.index == len(line.stages):
         return line
-    return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+    return planned_again(plan, line)
 
 
 def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Scribe, watch: Watcher) -> Line:
@@ -249,7 +249,7 @@ def hold_to_gate(plan: Plan, line: Line, planned: PlannedStage, recorder: Scribe
     verdicts.keep(plan.store, planned.key, asked.question, asked.stream, asked.line, verdict)
     if verdict.accepted:
         return line
-    onward = next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+    onward = planned_again(plan, line)
     assert planned.key not in onward.keys, "a rejected generation is no parent"
     return onward
 
@@ -269,8 +269,13 @@ def look_ahead(plan: Plan, line: Line, planned: PlannedStage, session: Session, 
     except NothingToLearn as nothing:
         judging.end(planned.key, str(nothing), plan.store)
         watch.say(f"{line.name} · {planned.stage.name}: no further round: {nothing}")
-        return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
+        return planned_again(plan, line)
     return line
+
+
+def planned_again(plan: Plan, line: Line) -> Line:
+    """The line as it goes on by what was judged in the meantime."""
+    return next(one for one in make_plan(plan.stream, plan.label).lines if one.name == line.name)
 
 
 def stand_by(plan: Plan, line: Line, planned: PlannedStage, recorder: Scribe) -> None:
