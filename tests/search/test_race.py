@@ -13,6 +13,7 @@ from clray import conductor
 from clray.lineage import lease
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store
+from clray.planned import Line
 from clray.search.trial import Listener, Unrecorded
 
 RACES = 100
@@ -45,7 +46,7 @@ def race(folder, key, killed, start):
     lease.POLL_SECONDS = 0.005
     planned = SimpleNamespace(key=key, stage=SimpleNamespace(name="docs"), index=1, round=None, gate=None)
     base = SimpleNamespace(generation=Generation(key="base", parent=None, index=0, stage_name="base", base="base"))
-    line = SimpleNamespace(name="stream", role="chain", base=base, stages=(planned,), rejected=(), keys=["base", key])
+    line = Line(name="stream", stream=None, base=base, stages=(planned,))
     plan = SimpleNamespace(store=Store(str(folder.parent / "store")), lost=set(), tasks_of=lambda line, index: [])
     built = set()
     start.wait(PATIENCE_SECONDS)
