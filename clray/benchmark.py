@@ -20,6 +20,7 @@ from clray.outcome import Outcome
 from clray.planner import make_plan
 from clray.report import benchmark as page
 from clray.report.paper import Run, domains_csv, domains_latex, orders_csv, orders_latex
+from clray.session import Session
 from clray.spec import loading
 from clray.spec.stream import Stream
 
@@ -127,12 +128,12 @@ def run(stream: Stream, watch: Watcher, tell: Callable[[str], None]) -> Benchmar
     What combinations share (a base model's experts, equal beginnings) is trained once; what is in the store is taken.
     """
     found = combinations(stream)
-    for combination in found:
-        make_plan(combination.stream)
+    plans = [make_plan(combination.stream) for combination in found]
     started, outcomes = time.monotonic(), []
-    for number, combination in enumerate(found, 1):
-        tell(f"{number} of {len(found)}: {describe(combination.settings)}")
-        outcomes.append(conductor.run(combination.stream, watch, label=combination.label))
+    with Session(plans[0], watch.say) as session:
+        for number, combination in enumerate(found, 1):
+            tell(f"{number} of {len(found)}: {describe(combination.settings)}")
+            outcomes.append(conductor.run(combination.stream, watch, label=combination.label, session=session))
     made = Benchmark(stream, found, tuple(outcomes), now(), time.monotonic() - started)
     made.publish()
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -52,18 +53,18 @@ class Scribe(Protocol):
         """The gate has decided on the stage's generation."""
 
 
-def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> Outcome:
+def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "", session: Session | None = None) -> Outcome:
     """The outcome of the stream and its controls: generations, score matrices and metrics.
 
     What is in the store already is taken, not made again: the same stream trains nothing, an edited stage
     rebuilds from there on as a branch, and a run that was killed goes on at its last checkpoint. A generation
     that another driver builds is waited for; without `wait` that is a StorageError. `label` names a combination of a
-    benchmark, whose report has a folder of its own.
+    benchmark, whose report has a folder of its own. A `session` is used and left open; without one it has its own.
     """
     started = time.monotonic()
     plan = make_plan(stream, label)
     built: set[str] = set()
-    with Session(plan, watch.say) as session, Recorder(plan, watch.say) as recorder:
+    with hands(plan, watch, session) as session, Recorder(plan, watch.say) as recorder:
         checkpoint.sweep(plan.store)
         prepare(plan, session, watch)
         recorder.open()
@@ -75,6 +76,14 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "") -> O
         outcome = look(stream, built, time.monotonic() - started, recorder.versions, label)
         recorder.publish(outcome)
     return outcome
+
+
+def hands(plan: Plan, watch: Watcher, given: Session | None) -> AbstractContextManager[Session]:
+    """The session that is given, turned to the plan and left open; else one that ends with the run."""
+    if given is None:
+        return Session(plan, watch.say)
+    given.turn_to(plan)
+    return nullcontext(given)
 
 
 def follow(
@@ -148,6 +157,8 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
     session.connect()
     if plan.missing:
         session.group.start()
+    if plan.missing_cells:
+        session.start_scoring()
     missing = {stage.key for stage in plan.missing}
     for line in plan.chains:
         for planned in line.stages:

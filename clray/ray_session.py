@@ -31,9 +31,11 @@ LOCAL_CLUSTER = {
     "RAY_idle_worker_killing_time_threshold_ms": "120000",
     "RAY_num_workers_soft_limit": "12",
     "RAY_worker_niceness": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 """A worker process costs seconds of imports: on a local cluster it is kept for the next data pipeline, where Ray
-would end it after a second of idling, and it is not outranked by everything else on the machine."""
+would end it after a second of idling, and it is not outranked by everything else on the machine. Ray Train starts
+none to look out for machines that are about to be taken away."""
 
 ANYWHERE: Literal["DEFAULT"] = "DEFAULT"
 """Scheduling of tasks and actors that take their CPUs from the cluster at large. Left unsaid, what a sweep's trial

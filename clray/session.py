@@ -21,6 +21,14 @@ class Session:
         self.group = TrainingGroup(plan.stream.compute, plan.store)
         self.prepared: dict[str, PreparedStage] = {}
 
+    def turn_to(self, plan: Plan) -> None:
+        """Goes on with another plan. Training group and scoring actors stay, where it asks for such."""
+        if _hands(plan) != _hands(self._plan):
+            self._release_pool()
+            self.group.release()
+            self.group = TrainingGroup(plan.stream.compute, plan.store)
+        self._plan = plan
+
     def __enter__(self) -> Session:
         return self
 
@@ -45,6 +53,11 @@ class Session:
         """The scoring actors, started on first use."""
         self.connect()
         return ScoringPool(self._plan.stream)
+
+    def start_scoring(self) -> None:
+        """Starts the scoring actors without waiting for them, where training can go on beside them."""
+        if not self._crowded:
+            _ = self.pool
 
     def make_room_for_scoring(self) -> None:
         """Sends the training group home where the GPUs do not suffice for it and the scoring actors."""
@@ -71,3 +84,9 @@ class Session:
         if "pool" in self.__dict__:
             self.pool.release()
             del self.__dict__["pool"]
+
+
+def _hands(plan: Plan) -> tuple[object, ...]:
+    """What the workers of a plan are started with."""
+    model = plan.stream.model
+    return plan.store.root, plan.stream.compute, plan.stream.evaluation, model.attention, model.trust_remote_code

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from watchers import Quiet
 
 from clray import conductor
 from clray.data.manifest import Manifest, read_parts
@@ -16,22 +17,6 @@ from clray.spec import loading
 from texts import texts, write_lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-class Silent:
-    """A watcher that only remembers what was said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def training(self, line, stage, progress):
-        pass
-
-    def measuring(self, stage, task, done, of):
-        self.said.append(f"{stage} on {task}: {done} of {of}")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +51,7 @@ controls:
 
 @pytest.fixture(scope="module")
 def run(stream):
-    watch = Silent()
+    watch = Quiet()
     return conductor.run(stream, watch), watch
 
 
@@ -97,8 +82,8 @@ def test_the_parent_is_asked_once_about_the_same_pairs(run):
     outcome, watch = run
     made = [line.generations[2] for line in outcome.lines]
     assert made[0].key != made[1].key and made[0].receipt["references"] == made[1].receipt["references"]
-    asked = [text for text in watch.said if "log-probabilities for first" in text]
-    assert len(asked) == len({text.split(": ")[1] for text in asked}) > 1
+    asked = [(done, of) for stage, task, done, of in watch.measured if "log-probabilities for first" in (stage, task)]
+    assert len(asked) == len(set(asked)) > 1
     store, one = outcome.plan.store, made[0]
     spec = ReferenceSpec(generation=one.parent, mixture=one.data["digest"], precision="fp32")
     assert one.receipt["references"] == {"generation": one.parent, "folder": spec.folder}
@@ -109,7 +94,7 @@ def test_the_parent_is_asked_once_about_the_same_pairs(run):
 
 
 def test_the_same_stream_again_trains_nothing(run, stream):
-    watch = Silent()
+    watch = Quiet()
     again = conductor.run(stream, watch)
     assert not again.built and "nothing to train" in watch.said[0]
 

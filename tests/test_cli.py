@@ -6,24 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from command import run
 
 import clray
-from clray import cli
 from texts import texts, write_lines
 
 MODULES = "import sys, clray.cli; print(sorted({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
-
-
-def run(capsys, *arguments):
-    """Exit code, standard output and standard error of the command."""
-    before, sys.argv = sys.argv, ["clray", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-    said = capsys.readouterr()
-    return ended.value.code or 0, said.out, said.err
 
 
 @pytest.fixture

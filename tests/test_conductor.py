@@ -1,6 +1,7 @@
 """The main job on real Ray, real DeepSpeed and a real MLflow store: run, run again, edit, measure."""
 
 import pytest
+from watchers import Quiet
 
 from clray import conductor
 from clray.errors import ModelError, ResourceError
@@ -8,37 +9,15 @@ from clray.lineage.ledger import Ledger, default_tracking
 from clray.planner import make_plan
 from clray.spec import loading
 from clray.summary import summarise
-from texts import texts, write_lines
+from texts import write_word_tasks
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-class Silent:
-    """A watcher that only remembers what was said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def training(self, line, stage, progress):
-        self.said.append(f"{line} trains {stage}")
-
-    def measuring(self, stage, task, done, of):
-        self.said.append(f"{stage} on {task}")
-
-
 @pytest.fixture(scope="module")
 def stream(tiny_model, tmp_path_factory, ray_cluster):
-    folder, found = tmp_path_factory.mktemp("conductor"), texts(80, most=20)
-    rows = {
-        "text": [{"text": t} for t in found],
-        "first": [{"instruction": "first", "input": t, "output": t.split()[0]} for t in found],
-        "last": [{"instruction": "last", "input": t, "output": t.split()[-1]} for t in found],
-    }
-    for name, records in rows.items():
-        write_lines(folder / f"{name}.jsonl", records)
+    folder = tmp_path_factory.mktemp("conductor")
+    write_word_tasks(folder, 80)
     return loading.loads(f"""
 name: conducted
 model: {{base: {tiny_model}}}
@@ -62,7 +41,7 @@ controls:
 
 @pytest.fixture(scope="module")
 def outcome(stream):
-    return conductor.run(stream, Silent())
+    return conductor.run(stream, Quiet())
 
 
 def test_every_generation_is_measured_on_every_task(outcome):
@@ -117,15 +96,15 @@ def test_report_outcome_and_plan_lie_in_the_store_and_in_mlflow(outcome, stream)
 
 
 def test_the_same_stream_again_trains_nothing(outcome, stream):
-    watch = Silent()
+    watch = Quiet()
     again = conductor.run(stream, watch)
     assert not again.built and again.matrix == outcome.matrix
-    assert not [text for text in watch.said if " trains " in text or " on " in text]
+    assert not watch.trained and not watch.measured
 
 
 def test_an_edited_third_stage_is_a_branch(outcome, stream):
     edited = loading.loads(loading.to_yaml(stream), ["stages.last.optimiser.learning_rate=1e-3", "controls={}"])
-    branch = conductor.run(edited, Silent())
+    branch = conductor.run(edited, Quiet())
     assert branch.line.matrix.generations[:3] == outcome.matrix.generations[:3]
     assert branch.built == {branch.line.generations[3].key}
     assert outcome.plan.store.generation(outcome.matrix.generations[3]) is not None
@@ -144,7 +123,7 @@ def test_two_workers_have_the_losses_of_one(outcome, stream, tmp_path):
             "stages.text.teaches=[]",
         ],
     )
-    both = conductor.run(pair, Silent())
+    both = conductor.run(pair, Quiet())
     assert both.line.matrix.generations == outcome.matrix.generations
     curve = both.line.curves[both.line.generations[1].key]
     assert [p["loss"] for p in curve] == pytest.approx([p["loss"] for p in single], rel=1e-4)
@@ -169,7 +148,7 @@ def test_the_plan_counts_what_is_there_and_what_is_not(outcome, stream):
 def test_more_workers_than_the_cluster_has_is_refused_with_both_numbers(stream):
     greedy = loading.loads(loading.to_yaml(stream), ["compute.workers=99", "batch.size=99", "seed=5"])
     with pytest.raises(ResourceError, match=r"asks for 100 CPUs .* the cluster has 6"):
-        conductor.run(greedy, Silent())
+        conductor.run(greedy, Quiet())
 
 
 def test_a_batch_that_cannot_be_divided_among_the_workers_is_refused(stream):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from clray.lineage.store import Store
 from clray.session import Session
 from clray.spec import loading
 
@@ -37,3 +38,18 @@ def test_who_must_go_home(monkeypatch, gpus, turns):
     session.make_room_for_training()
     assert (session.group.releases, pool.releases) == (int(turns), int(turns))
     assert ("pool" in session.__dict__) is not turns
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"), [("seed=3", True), ("evaluation.workers=2", False), ("storage=elsewhere", False)]
+)
+def test_another_plan_keeps_the_hands_that_it_asks_for_as_well(tmp_path, change, stays):
+    first, then = (
+        SimpleNamespace(stream=stream, store=Store(str(tmp_path / stream.storage)))
+        for stream in (loading.loads(TEXT), loading.loads(TEXT, [change]))
+    )
+    session = Session(first, print)
+    session.group, session.__dict__["pool"] = group, pool = Recorded(), Recorded()
+    session.turn_to(then)
+    assert (session.group is group) is stays and ("pool" in session.__dict__) is stays
+    assert (group.releases, pool.releases) == (int(not stays), int(not stays))

@@ -2,8 +2,10 @@
 through the whole of clray."""
 
 import pytest
+from command import run
+from watchers import Quiet
 
-from clray import cli, conductor
+from clray import conductor
 from clray.evaluation import tasks
 from clray.evaluation.actors import Scorer, _keep
 from clray.history.archive import Archive
@@ -17,22 +19,6 @@ from suite_folder import write_folder
 from texts import texts, write_lines
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is absent: pip install 'clray[suites]'")
-
-
-class Silent:
-    """A watcher that remembers what was measured."""
-
-    def __init__(self):
-        self.measured = []
-
-    def say(self, text):
-        pass
-
-    def training(self, line, stage, progress):
-        pass
-
-    def measuring(self, stage, task, done, of):
-        self.measured.append(task)
 
 
 @pytest.fixture(scope="module")
@@ -122,24 +108,23 @@ def test_a_suite_takes_its_context_from_the_model_or_the_task(measured, place):
     assert first.context == 40 and first.digest != plan.tasks[0].digest
 
 
-def test_an_unknown_suite_ends_the_plan_with_exit_code_2(place, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["clray", "plan", str(place / "stream.yaml"), "tasks.quiz.suite=quizz"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and "task 'quiz': suite 'quizz' is not in include" in said
+def test_an_unknown_suite_ends_the_plan_with_exit_code_2(place, capsys):
+    code, _, said = run(capsys, "plan", place / "stream.yaml", "tasks.quiz.suite=quizz")
+    assert code == 2 and "task 'quiz': suite 'quizz' is not in include" in said
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_measures_every_generation_and_compares_them(place, ray_cluster):
-    watch = Silent()
+    watch = Quiet()
     outcome = conductor.run(loading.load(place / "stream.yaml"), watch)
     matrix = outcome.matrix
     assert matrix.metrics == {"quiz": "acc", "reading": "bits_per_byte", "writing": "exact_match:word"}
     assert matrix.lower_is_better == [False, True, False]
     assert [len(row) for row in matrix.R] == [3, 3] and all(cell >= 0 for row in matrix.R for cell in row)
-    assert watch.measured.count("quiz") == 2 * 3  # 11 documents in shards of 5, on two generations
+    assert [task for _, task, *_ in watch.measured].count(
+        "quiz"
+    ) == 2 * 3  # 11 documents in shards of 5, on two generations
     assert matrix.columns_of == {"general": [0, 2], "knowledge": [1]}
 
     archive, (base, made) = Archive(outcome.plan.store.root), outcome.line.generations
@@ -151,6 +136,6 @@ def test_a_run_measures_every_generation_and_compares_them(place, ray_cluster):
     turned = changes["quiz"].flips["right"] - changes["quiz"].flips["wrong"]
     assert turned == round(11 * changes["quiz"].difference.change)
 
-    again = Silent()
+    again = Quiet()
     conductor.run(loading.load(place / "stream.yaml", ["tasks.quiz.metric=acc_norm"]), again)
     assert not again.measured

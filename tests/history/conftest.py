@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-import sys
 from pathlib import Path
 
+import command
 import pytest
 from watchers import Quiet
 
-from clray import cli, conductor
+from clray import conductor
 from clray.history.archive import Archive
 from clray.history.garbage import Item, remove
 from clray.spec import loading
-from texts import texts, write_lines
+from texts import write_word_tasks
 
 STREAM = """
 name: told
@@ -39,14 +40,8 @@ controls:
 @pytest.fixture(scope="session")
 def stream_file(tiny_model, tmp_path_factory) -> Path:
     """A stream of a full stage and two that share a LoRA adapter, with a control that parts after the first."""
-    folder, found = tmp_path_factory.mktemp("history"), texts(60, most=20)
-    rows = {
-        "text": [{"text": t} for t in found],
-        "first": [{"instruction": "first", "input": t, "output": t.split()[0]} for t in found],
-        "last": [{"instruction": "last", "input": t, "output": t.split()[-1]} for t in found],
-    }
-    for name, records in rows.items():
-        write_lines(folder / f"{name}.jsonl", records)
+    folder = tmp_path_factory.mktemp("history")
+    write_word_tasks(folder, 60)
     path = folder / "stream.yaml"
     path.write_text(STREAM.format(model=tiny_model, folder=folder))
     return path
@@ -105,14 +100,4 @@ def cache(tmp_path_factory, monkeypatch):
 def clray(capsys):
     """Runs a command: exit code, standard output and standard error."""
 
-    def run(*arguments):
-        before, sys.argv = sys.argv, ["clray", *map(str, arguments)]
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            sys.argv = before
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
+    return functools.partial(command.run, capsys)

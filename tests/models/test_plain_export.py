@@ -12,12 +12,12 @@ import sys
 import pytest
 import torch
 from block_models import FAMILIES, NEW, OLD, SIZE, VOCABULARY, bare, ids_of, stacked
+from command import run
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import clray
-from clray import cli
 from clray.errors import ModelError, UserError
 from clray.lineage.generation import Generation
 from clray.lineage.store import Store, file_digest
@@ -347,16 +347,12 @@ def test_a_task_without_recorded_attention_is_refused(stores, tmp_path):
         clray.export(store.root, made, tmp_path / "out", task="poems")
 
 
-def test_the_command_says_what_it_wrote_or_which_tasks_there_are(stores, tmp_path, monkeypatch, capsys):
+def test_the_command_says_what_it_wrote_or_which_tasks_there_are(stores, tmp_path, capsys):
     store, key = stores["llama"]
     stream = tmp_path / "stream.yaml"
     stage = "{name: law, kind: pretrain, data: none.jsonl}"
     stream.write_text(f"name: told\nmodel: {{base: none}}\nstorage: {store.root}\nstages: [{stage}]\n")
     for task, expected in (("poems", f"wrote {tmp_path}/out\n"), ("verse", "it has blocks of 1: law, 2: 2, 3: poems")):
-        command = ["clray", "export", str(stream), key, "--out", str(tmp_path / "out"), "--task", task, "--force"]
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        assert expected in said.out + said.err and (ended.value.code or 0) == (2 if task == "verse" else 0)
+        code, out, said = run(capsys, "export", stream, key, "--out", tmp_path / "out", "--task", task, "--force")
+        assert expected in out + said and code == (2 if task == "verse" else 0)
     assert json.loads((tmp_path / "out" / "clray.json").read_text())["task"] == "poems"
