@@ -43,29 +43,27 @@ class Unit:
 
     def show(self, value: Any) -> str:
         """The score: 0.8412 -> 84.1 (percent), 1.2345 bits per byte -> 1.234; a dash where there is none."""
-        number = finite(value)
-        if number is None:
-            return NOTHING
-        return f"{number:.{self._digits}f}" if self.lower else f"{number * 100:.1f}"
+        rounded = self.rounded(value)
+        return NOTHING if rounded is None else f"{MINUS[: rounded < 0]}{abs(rounded):.{self._digits}f}"
 
     def signed(self, value: Any) -> str:
         """The same with a sign, for differences."""
-        text = self.show(value)
-        if text == NOTHING:
-            return text
-        if not float(text):
-            return text.lstrip("-")
-        return f"{MINUS}{text[1:]}" if text.startswith("-") else f"+{text}"
+        return f"{'+' if (self.rounded(value) or 0) > 0 else ''}{self.show(value)}"
 
     def better(self, difference: float) -> str:
         """Class of a difference between two scores: good, bad or even (nothing to see at this precision)."""
-        if not float(self.show(difference)):
+        if not self.rounded(difference):
             return "even"
         return "good" if (difference < 0) == self.lower else "bad"
 
+    def rounded(self, value: Any) -> float | None:
+        """The score as a number, as far as it is shown; None where there is none."""
+        number = finite(value)
+        return None if number is None else float(f"{number if self.lower else number * 100:.{self._digits}f}")
+
     @property
     def _digits(self) -> int:
-        return 2 if self.metric == "perplexity" else 3
+        return {"perplexity": 2}.get(self.metric, 3) if self.lower else 1
 
 
 def short_count(value: Any, suffix: str = "") -> str:

@@ -166,5 +166,5 @@ def _shaded(unit: Unit, step: float | None, title: str, limit: float, ahead: boo
 
 def _delta(effect: Effect) -> Change:
     unit, delta = Unit(effect.metric), effect.deltas[-1]
-    judgement = "even" if delta is None or not float(unit.show(delta)) else "good" if delta > 0 else "bad"
+    judgement = "even" if delta is None or not unit.rounded(delta) else "good" if delta > 0 else "bad"
     return Change(unit.signed(delta), judgement, f"{effect.group}: the last generation against the base model")

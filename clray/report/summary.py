@@ -146,7 +146,7 @@ def _card(view: View, unit: Unit, measure: Measure) -> Card:
             rivals.append(Rival(line, show(other)))
             continue
         lead = own - other
-        even = not float(unit.show(lead))
+        even = not unit.rounded(lead)
         judgement = "even" if even else "good" if (lead < 0) == lower else "bad"
         rivals.append(Rival(line, show(other), unit.signed(lead), judgement))
     direction = "lower is better" if lower else "higher is better"
@@ -179,7 +179,7 @@ def _lost(line: Line, unit: Unit) -> float | None:
 
 
 def _fallen(unit: Unit, lost: float) -> str:
-    return f"has {'gained' if float(unit.show(lost)) < 0 else 'lost'} {unit.show(abs(lost))}"
+    return f"has {'gained' if (unit.rounded(lost) or 0) < 0 else 'lost'} {unit.show(abs(lost))}"
 
 
 def _others(view: View, unit: Unit) -> list[Other]:

@@ -155,7 +155,7 @@ def _gains(domain: Domain) -> tuple[float | None, float | None]:
 
 
 def _judgement(gain: float | None) -> str:
-    return "even" if gain is None or not float(SHARE.show(gain)) else "good" if gain > 0 else "bad"
+    return "even" if gain is None or not SHARE.rounded(gain) else "good" if gain > 0 else "bad"
 
 
 def _feet(unit: Unit, transfer: Transfer) -> list[tuple[str, list[str]]]:

@@ -50,6 +50,7 @@ def test_scores_read_in_their_unit() -> None:
         "+5.0",
         "0.0",
     )
+    assert (accuracy.show(-0.02), accuracy.show(-0.0001), bits.show(None)) == ("−2.0", "0.0", "–")
     assert (accuracy.better(-0.05), bits.better(-0.05), bits.better(0.0001)) == ("bad", "good", "even")
 
 
