@@ -64,7 +64,7 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "", sess
     started = time.monotonic()
     plan = make_plan(stream, label)
     built: set[str] = set()
-    with hands(plan, watch, session) as session, Recorder(plan, watch.say) as recorder:
+    with session_for(plan, watch, session) as session, Recorder(plan, watch.say) as recorder:
         checkpoint.sweep(plan.store)
         prepare(plan, session, watch)
         recorder.open()
@@ -78,7 +78,7 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "", sess
     return outcome
 
 
-def hands(plan: Plan, watch: Watcher, given: Session | None) -> AbstractContextManager[Session]:
+def session_for(plan: Plan, watch: Watcher, given: Session | None) -> AbstractContextManager[Session]:
     """The session that is given, turned to the plan and left open; else one that ends with the run."""
     if given is None:
         return Session(plan, watch.say)
@@ -157,8 +157,6 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
     session.connect()
     if plan.missing:
         session.group.start()
-    if plan.missing_cells:
-        session.start_scoring()
     missing = {stage.key for stage in plan.missing}
     for line in plan.chains:
         for planned in line.stages:
@@ -171,6 +169,8 @@ def prepare(plan: Plan, session: Session, watch: Watcher) -> None:
                     watch.say(f"{line.name} · {planned.stage.name}: {sentence}")
     for task in plan.tasks:
         examples.prepare(task, plan.store)
+    if plan.missing_cells:
+        session.start_scoring()  # not before: preparing needs CPUs too
 
 
 def build(plan: Plan, line: Line, planned: PlannedStage, session: Session, watch: Watcher) -> Generation:

@@ -23,7 +23,7 @@ class Session:
 
     def turn_to(self, plan: Plan) -> None:
         """Goes on with another plan. Training group and scoring actors stay, where it asks for such."""
-        if _hands(plan) != _hands(self._plan):
+        if _workers(plan) != _workers(self._plan):
             self._release_pool()
             self.group.release()
             self.group = TrainingGroup(plan.stream.compute, plan.store)
@@ -86,7 +86,7 @@ class Session:
             del self.__dict__["pool"]
 
 
-def _hands(plan: Plan) -> tuple[object, ...]:
+def _workers(plan: Plan) -> tuple[object, ...]:
     """What the workers of a plan are started with."""
     model = plan.stream.model
     return plan.store.root, plan.stream.compute, plan.stream.evaluation, model.attention, model.trust_remote_code

@@ -43,7 +43,7 @@ def test_who_must_go_home(monkeypatch, gpus, turns):
 @pytest.mark.parametrize(
     ("change", "stays"), [("seed=3", True), ("evaluation.workers=2", False), ("storage=elsewhere", False)]
 )
-def test_another_plan_keeps_the_hands_that_it_asks_for_as_well(tmp_path, change, stays):
+def test_another_plan_keeps_the_workers_that_it_asks_for_as_well(tmp_path, change, stays):
     first, then = (
         SimpleNamespace(stream=stream, store=Store(str(tmp_path / stream.storage)))
         for stream in (loading.loads(TEXT), loading.loads(TEXT, [change]))
