@@ -10,7 +10,7 @@ initdb=$(command -v initdb || find /usr/lib/postgresql -path '*/bin/initdb' 2>/d
 [ -n "$initdb" ] || { echo "PostgreSQL is not installed (Debian: apt-get install postgresql)" >&2; exit 2; }
 programs=$(dirname "$(readlink -f "$initdb")")
 socket=$(mktemp -d "${TMPDIR:-/tmp}/clray-pg-XXXXXX")
-as=()
+PATH=$PATH:/usr/sbin:/sbin as=()  # runuser
 if [ "$(id -u)" = 0 ]; then
   as=(runuser -u postgres --)
   chown postgres "$folder/postgres" "$socket"

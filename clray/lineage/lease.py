@@ -125,13 +125,17 @@ class _Lock:
 
 
 class _Claim:
-    """A claim among others in an object store, renewed by a thread while it is held."""
+    """A claim among others in an object store, renewed by a thread while it is held.
+
+    A claim keeps its length: PyArrow asks for an object's size before it reads it, and who reads one that is written
+    anew in between would get as many bytes as before.
+    """
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
         self._folder = f"leases/{key}"
         self._mine = uuid.uuid4().hex[:12]
-        self._state = {**_me(), "holding": False}
+        self._state = {**_me(), "holding": 0}
         self._holder: dict[str, Any] | None = None
         self._done = threading.Event()
 
@@ -145,7 +149,7 @@ class _Claim:
             self._holder = before[0]
             self._store.delete(self._file(self._mine))
             return False
-        self._state["holding"] = True
+        self._state["holding"] = 1
         self._write()
         threading.Thread(target=self._renew, name="clray-lease", daemon=True).start()
         return True

@@ -19,6 +19,8 @@ def main(rank: int, world: int, group: str, order: str, result: str) -> None:
     made = train_stage(StageOrder(**json.loads(Path(order).read_text())), context)
     if rank == 0:
         Path(result).write_text(json.dumps({"losses": [p["loss"] for p in made.curve], "files": made.files}))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # gloo's threads may abort a process that ends with the group open
 
 
 if __name__ == "__main__":
