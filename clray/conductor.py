@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -22,7 +21,7 @@ from clray.planned import Line, Plan, PlannedStage, generation_of
 from clray.planner import check_space, make_plan
 from clray.preparation import PreparedStage, order_of, prepare_stage
 from clray.recording import Recorder
-from clray.session import Session
+from clray.session import Session, session_for
 from clray.spec.recipe import describe
 from clray.spec.stream import Stream
 from clray.summary import arithmetic
@@ -64,7 +63,7 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "", sess
     started = time.monotonic()
     plan = make_plan(stream, label)
     built: set[str] = set()
-    with session_for(plan, watch, session) as session, Recorder(plan, watch.say) as recorder:
+    with session_for(plan, watch.say, session) as session, Recorder(plan, watch.say) as recorder:
         checkpoint.sweep(plan.store)
         prepare(plan, session, watch)
         recorder.open()
@@ -76,14 +75,6 @@ def run(stream: Stream, watch: Watcher, wait: bool = True, label: str = "", sess
         outcome = look(stream, built, time.monotonic() - started, recorder.versions, label)
         recorder.publish(outcome)
     return outcome
-
-
-def session_for(plan: Plan, watch: Watcher, given: Session | None) -> AbstractContextManager[Session]:
-    """The session that is given, turned to the plan and left open; else one that ends with the run."""
-    if given is None:
-        return Session(plan, watch.say)
-    given.turn_to(plan)
-    return nullcontext(given)
 
 
 def follow(

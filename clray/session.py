@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 from clray.evaluation.actors import ScoringPool
@@ -84,6 +85,14 @@ class Session:
         if "pool" in self.__dict__:
             self.pool.release()
             del self.__dict__["pool"]
+
+
+def session_for(plan: Plan, say: Callable[[str], None], given: Session | None) -> AbstractContextManager[Session]:
+    """The session that is given, turned to the plan and left open; else one that ends with the run."""
+    if given is None:
+        return Session(plan, say)
+    given.turn_to(plan)
+    return nullcontext(given)
 
 
 def _workers(plan: Plan) -> tuple[object, ...]:
